@@ -75,7 +75,8 @@ class Spec(BaseModel):
         for name, field in type(self).model_fields.items():
             extra = typing.cast(dict[str, Any], field.json_schema_extra)
             value = getattr(self, name)
-            if extra["role"] == "identity" and not (extra["later"] and value == field.get_default()):
+            # A nested spec is at its default where its identity is, whatever its runtime fields say.
+            if extra["role"] == "identity" and not (extra["later"] and _plain(value) == _plain(field.get_default())):
                 kept[name] = _plain(value)
         return kept
 

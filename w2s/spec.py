@@ -70,7 +70,7 @@ class Recipe(Spec):
 
     loss: Loss = identity(Xent())
     tune: Tune = identity(Full())
-    optimizer: Literal["adamw"] = identity("adamw")
+    optimizer: Literal["adamw", "adafactor"] = identity("adamw")
     lr: float = identity(1e-5, gt=0.0)
     schedule: Literal["cosine", "linear", "constant"] = identity("cosine")
     warmup_frac: float = identity(0.0, ge=0.0, le=1.0)
@@ -82,18 +82,42 @@ class Recipe(Spec):
     dropout: float = identity(0.0, ge=0.0, lt=1.0)
     head_init: Literal["zeros", "normal", "unembedding"] = identity("zeros")
     head_words: tuple[str, ...] | None = identity(None)  # for unembedding; None: " 0", " 1", ... as in the paper
-    precision: Literal["fp32", "bf16"] = identity("fp32")
+    eval_every: int | None = identity(None, ge=1, later=True)  # optimizer steps; what a selection can choose from
 
 
 class Engine(Spec):
-    """Where and how steps run; none of it may change a number beyond rounding."""
+    """Where and how steps run; but for the precision, none of it may change a number beyond rounding.
+
+    `docs/engine.md` has what each moves, measured.
+    """
 
     workers: int | None = runtime(None, ge=1)  # None: one per device, on CPU as many as memory and cores allow
-    threads: int | None = runtime(None, ge=1)  # per worker; None: cores divided by workers
+    threads: int | None = runtime(None, ge=1)  # per process; None: cores divided by processes
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    micro_batch_size: int | None = runtime(None, ge=1)  # None: the whole batch at once
+    devices_per_step: int = runtime(1, ge=1)  # CUDA devices that one step occupies, one process on each
+    processes: int | None = runtime(None, ge=1)  # of one step; None: one per device
+    zero_stage: Literal[0, 1, 2, 3] | None = runtime(None)  # None: without DeepSpeed
+    offload: Literal["none", "optimizer", "parameters"] = runtime("none")  # to the host's memory
+    # Matrix products in this precision; weights that are trained, the head and the losses stay in float32.
+    mixed_precision: Literal["no", "bf16", "fp16"] = identity("no", later=True)
+    micro_batch_size: int | Literal["auto"] | None = runtime(None)  # per process; None: its whole share of the batch
     predict_batch_size: int = runtime(64, ge=1)
+    gradient_checkpointing: bool = runtime(False)
+    attention: Literal["sdpa", "flash_attention_2"] = runtime("sdpa")
+    compile: bool = runtime(False)
     cache_frozen: bool = runtime(False)  # frozen lower layers run once per text; costs 4 bytes x tokens x hidden size
+    checkpoint_every: str = runtime("10 min", pattern=r"^(never|[1-9][0-9]* (min|steps))$")
+    trackers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = runtime(("jsonl",))
+
+    @property
+    def ranks(self) -> int:
+        """Processes of one step."""
+        return self.processes or self.devices_per_step
+
+    @property
+    def launched(self) -> bool:
+        """True where a step needs a launched group of ranks: several processes, or DeepSpeed."""
+        return self.ranks > 1 or self.zero_stage is not None
 
 
 class Sizes(Spec):
@@ -146,7 +170,7 @@ class FeaturesSpec(Spec):
     data: str = identity(pattern=r"^[0-9a-f]{64}$")  # digest of its materialize step
     split: Split = identity()
     model: ModelSpec = identity()
-    engine: Engine = runtime(Engine())
+    engine: Engine = identity(Engine(), later=True)
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -165,7 +189,7 @@ class TrainSpec(Spec):
     model: ModelSpec = identity()
     recipe: Recipe = identity(Recipe())
     seed: int = identity(0, ge=0)
-    engine: Engine = runtime(Engine())
+    engine: Engine = identity(Engine(), later=True)  # of which only the precision counts
     keep_weights: bool = runtime(False)
 
     @property
@@ -189,7 +213,8 @@ class TrainSpec(Spec):
             depth = tune.layers
         elif isinstance(tune, Probe):
             depth = self.model.layers or self.model.depth
-        if not self.engine.cache_frozen or depth is None or self.recipe.precision != "fp32" or self.recipe.dropout > 0:
+        exact = self.engine.mixed_precision == "no" and self.recipe.dropout == 0
+        if not (self.engine.cache_frozen and exact) or depth is None:
             return {}
         trunk = self.model.model_copy(update={"layers": depth, "pooling": "auto"})
         return {s: FeaturesSpec(data=self.data, split=s, model=trunk, engine=self.engine) for s in self.used_splits}

@@ -1,10 +1,19 @@
-"""Runtime settings in, an Accelerator out; the only place that knows devices."""
+"""Runtime settings in, an Accelerator out; the only place that knows devices, Accelerate's and DeepSpeed's settings.
+
+DeepSpeed sees a float32 model at every stage: matrix products in lower precision are the model's own (autocast), so
+one process, DDP and every stage compute the same numbers.
+"""
 
 from __future__ import annotations
+
+import math
+import os
+from typing import Any
 
 import accelerate
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
 from w2s.errors import StepError
 from w2s.spec import Engine, Recipe
@@ -18,8 +27,60 @@ def device(engine: Engine) -> torch.device:
 
 
 def make(engine: Engine, recipe: Recipe) -> accelerate.Accelerator:
-    """An Accelerator for one step. Raises StepError where the device asked for is not there."""
+    """An Accelerator for one step. Raises StepError where devices or processes asked for are not there."""
     on_cpu = device(engine).type == "cpu"
+    if engine.mixed_precision == "fp16" and on_cpu:
+        raise StepError("engine.mixed_precision: fp16 needs a CUDA device; use bf16 or no on a CPU")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != engine.ranks:
+        raise StepError(
+            f"engine.processes: the step asks for {engine.ranks}, but {launched} were launched; run it by `w2s sweep`"
+        )
     # A worker makes one Accelerator per step, and the settings of the last one must not leak into the next.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return accelerate.Accelerator(cpu=on_cpu, mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    if on_cpu and engine.launched:
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    plugin = None
+    if engine.zero_stage is not None:
+        plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(engine, recipe), zero3_init_flag=False)
+    made = accelerate.Accelerator(
+        # With `cpu=True` DeepSpeed would silently be off; the devices are hidden from the process instead.
+        cpu=on_cpu and plugin is None,
+        mixed_precision="fp16" if engine.mixed_precision == "fp16" else "no",  # fp16 for the scaling of the loss
+        deepspeed_plugin=plugin,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=handlers,
+    )
+    wanted = DistributedType.DEEPSPEED if plugin is not None else None
+    if made.num_processes != engine.ranks or (wanted is not None and made.distributed_type != wanted):
+        raise StepError(
+            f"engine: {engine.ranks} processes at zero_stage {engine.zero_stage} were asked for, but "
+            f"{made.num_processes} came up as {made.distributed_type.value}; this would not be the run that was asked for"
+        )
+    return made
+
+
+def deepspeed_config(engine: Engine, recipe: Recipe) -> dict[str, Any]:
+    """The DeepSpeed configuration of one step, with no value left to its defaults that could change a number.
+
+    The trainer cuts batches and scales losses itself, so accumulation is 1 here.
+    """
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    if engine.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if engine.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_batch_size": engine.ranks,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": recipe.clip_norm or 0.0,  # DeepSpeed's own default clips at 1
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # its own Adam is compiled at first use, for minutes
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+        "steps_per_print": math.inf,
+        "wall_clock_breakdown": False,
+    }
