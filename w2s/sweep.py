@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ from w2s.yamlfile import parse_yaml, read_yaml
 
 WRONG_NAME = "a name may hold letters, digits and . _ @ + - only"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")  # sweeps, models and methods name folders, files and columns
+Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations, the one whose predictions count
 
 
 class Method(Spec):
@@ -48,6 +49,7 @@ class SweepFile(Spec):
     pairs: Pairs = identity("all_upper")
     methods: dict[str, Method] = identity(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = identity((0,), min_length=1)
+    selections: tuple[Selection, ...] = identity(("final",), min_length=1)
     recipe: dict[str, Any] = identity({})
     engine: Engine = runtime(Engine())
     keep_weights: bool = runtime(False)
@@ -228,6 +230,7 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
                 file.recipe, _without_recipe(value)[1], entry.recipe, {"loss": loss}
             )
     pairs = collect(expanded, file.pairs, list(file.models))
+    problems += _misfit_of_selections(file, student_recipes, pairs or [])
     for name, spec in specs.items():
         if spec is not None and recipes[name] is not None:
             problems += _misfit(f"models.{name}", spec, recipes[name])
@@ -295,6 +298,27 @@ def _misfit_of_classes(name: str, task: TaskSpec, file: SweepFile, recipes: dict
         if words is not None and len(words) != task.n_classes:
             problems.append(
                 f"models.{model}.recipe.head_words: {len(words)} words, and {name} has {task.n_classes} classes"
+            )
+    return problems
+
+
+def _misfit_of_selections(
+    file: SweepFile, student_recipes: dict[tuple[str, str], Any], pairs: Sequence[tuple[str, str]]
+) -> list[str]:
+    """What cannot be selected: the same thing twice, or among evaluations that a student's recipe does not make."""
+    twice = [s for s in dict.fromkeys(file.selections) if file.selections.count(s) > 1]
+    problems = [f"selections: {selection} is given twice" for selection in twice]
+    choosing = [selection for selection in dict.fromkeys(file.selections) if selection != "final"]
+    verb = "chooses" if len(choosing) == 1 else "choose"
+    students = dict.fromkeys(student for _, student in pairs)
+    for method in file.methods:
+        made = [student_recipes[student, method] for student in students]
+        lacking = [s for s, recipe in zip(students, made, strict=True) if recipe and recipe.eval_every is None]
+        if choosing and lacking:
+            whom = "" if len(lacking) == len(students) else f" of {', '.join(lacking)}"
+            problems.append(
+                f"selections: {' and '.join(choosing)} {verb} among evaluations during training, and methods.{method} "
+                f"makes none{whom}; write methods.{method}.recipe.eval_every: N, in optimizer steps"
             )
     return problems
 
