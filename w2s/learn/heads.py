@@ -5,6 +5,7 @@ Shapes: B examples, T tokens, D hidden size, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,18 +35,23 @@ class Classifier(nn.Module):
         self.head = nn.Linear(hidden_size, classes, bias=False)
         self.replay: list[Any] = []  # a list, so that torch does not count the stand-in among the model's own layers
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden_BTD: Tensor | None = None) -> Tensor:
-        """Logits (B, C) in float32 for token ids (B, T) and their mask.
+    def forward(self, chunks: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Logits (B, C) in float32 of the examples of all chunks, in their order.
 
-        `hidden_BTD` are the hidden states that the replayed lowest layers answer with, where there are any.
+        A chunk is what `Tokens.padded` returns: token ids (b, T), their mask, and where the lowest layers are replayed
+        the hidden states (b, T, D) that they answer with. One call per micro-batch, however it is cut: DDP and
+        DeepSpeed count forward and backward calls.
         """
+        pooled_BD = torch.cat([self._pooled(*chunk) for chunk in chunks])
+        with torch.autocast(device_type=pooled_BD.device.type, enabled=False):
+            logits_BC: Tensor = self.head(pooled_BD)
+        return logits_BC
+
+    def _pooled(self, ids_BT: Tensor, mask_BT: Tensor, hidden_BTD: Tensor | None = None) -> Tensor:
         for stand_in in self.replay:
             stand_in.hidden_BTD = hidden_BTD
-        hidden_BTD = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
-        with torch.autocast(device_type=pooled_BD.device.type, enabled=False):
-            logits_BC: Tensor = self.head(pooled_BD.float())
-        return logits_BC
+        hidden_BTD = self.base(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        return pool(hidden_BTD, mask_BT, self.pooling).float()
 
 
 def init_head(head: nn.Linear, how: Literal["zeros", "normal"], generator: torch.Generator) -> None:

@@ -29,9 +29,10 @@ from w2s.learn.heads import Classifier, init_head
 from w2s.models import ModelSpec, weights
 from w2s.randomness import stream_seed
 from w2s.sources import cache_dir
-from w2s.spec import Frozen, Lora, Probe, Recipe
+from w2s.spec import Engine, Frozen, Lora, Probe, Recipe
 
 EMBEDDING_NAMES = ("emb", "wte", "wpe")  # in parameter names outside the layers: token, position and type embeddings
+ENGINE = Engine()  # one process, float32; the argument's default
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Base:
     commit: str | None
 
 
-def load_base(spec: ModelSpec) -> Base:
+def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
     """Load the model of a row. Raises StepError naming the model where it cannot be loaded."""
     with _quiet():
         found = weights(spec)
@@ -106,7 +107,7 @@ def truncate(module: nn.Module, spec: ModelSpec) -> None:
         config.layer_types = config.layer_types[: spec.layers]
 
 
-def build(base: Base, classes: int, recipe: Recipe, seed: int) -> Classifier:
+def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = ENGINE) -> Classifier:
     """A classifier on a copy of the base model: head made from the seed, frozen and adapted as the recipe says."""
     module = copy.deepcopy(base.module)
     model = Classifier(module, _hidden_size(module), classes, base.pooling)
