@@ -315,7 +315,7 @@ def _misfit_of_selections(
         made = [student_recipes[student, method] for student in students]
         lacking = [s for s, recipe in zip(students, made, strict=True) if recipe and recipe.eval_every is None]
         if choosing and lacking:
-            whom = "" if len(lacking) == len(students) else f" of {', '.join(lacking)}"
+            whom = "" if len(lacking) == len(students) else f" for {', '.join(lacking)}"
             problems.append(
                 f"selections: {' and '.join(choosing)} {verb} among evaluations during training, and methods.{method} "
                 f"makes none{whom}; write methods.{method}.recipe.eval_every: N, in optimizer steps"
