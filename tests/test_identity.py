@@ -134,15 +134,16 @@ def test_recorded_digests_stay_the_same():
         split="transfer",
         labels=Weak(supervisor=D2),
         model=ModelSpec(name="s", source=FileSource(file="/x", sha256=D1), layers=3, pooling="mean", max_length=48),
-        recipe=Recipe(loss=LogConf(threshold=0.5), tune=Frozen(layers=2), lr=3e-4, precision="bf16"),
+        recipe=Recipe(loss=LogConf(threshold=0.5), tune=Frozen(layers=2), lr=3e-4),
         seed=7,
+        engine=Engine(mixed_precision="bf16"),
     )
     features = FeaturesSpec(data=D1, split="test", model=MODEL)
     archive = ArchiveSource(package="a==1", sha256=D1, file="a.txt")
     assert [spec.digest()[:16] for spec in (data, weak, student, features, archive)] == [
         "13c00d7b6be6fcdd",
-        "90a55ef684ec497b",
-        "80c8f45a86dd0127",
+        "0798f88bc38d2c9c",
+        "a3f212db4ba8cfd8",
         "1460ff81c309cadd",
         "89387f7adc54ff1c",
     ]
@@ -180,6 +181,23 @@ def test_runtime_fields_deep_inside_do_not_count():
     assert renamed.digest() == moved.digest() == step.digest()
     cut = step.model_copy(update={"model": MODEL.model_copy(update={"layers": 5})})
     assert cut.digest() != step.digest()
+
+
+def test_of_the_engine_the_precision_counts_and_nothing_else():
+    """`changes` finds every other value that each field's type allows."""
+    step = TrainSpec(data=D1, split="transfer", model=MODEL)
+    assert step.digest() == step.model_copy(update={"engine": Engine()}).digest()
+    assert "engine" not in step.identity()
+    moving = {
+        name
+        for name, engine in changes(Engine())
+        if step.model_copy(update={"engine": engine}).digest() != step.digest()
+    }
+    assert moving == {"mixed_precision"}
+    in_bf16 = [engine.model_copy(update={"mixed_precision": "bf16"}) for _, engine in changes(Engine())]
+    digests = [step.model_copy(update={"engine": e}).digest() for e in [Engine(mixed_precision="bf16"), *in_bf16]]
+    assert len(set(digests)) == 1
+    assert set(Engine.model_fields) == {name for name, _ in changes(Engine())}
 
 
 def test_a_local_file_counts_by_content_not_by_path():
