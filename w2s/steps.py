@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from w2s import provenance
 from w2s.cost import step_flops
+from w2s.disk import write_json
 from w2s.errors import SpecError, StepError
 from w2s.identity import validated
 from w2s.plan import lacks_weights
 from w2s.progress import Report, silent
-from w2s.spec import PREDICTED, AnyStep, FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth
-from w2s.store import Staged, Store, write_json
+from w2s.spec import PREDICTED, AnyStep, Engine, FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth
+from w2s.stopping import Stopping
+from w2s.store import Staged, Store
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow
 
     from w2s.learn.batching import Tokens
+    from w2s.learn.checkpoint import Evaluation
     from w2s.learn.models import Base
+    from w2s.learn.trainer import Trained
+
+EVALUATED: tuple[Split, ...] = ("val", "test")  # on the way, for selections
 
 T = TypeVar("T")
 
@@ -52,22 +60,42 @@ BASES = Warm(room=2)
 TOKENS = Warm(room=16)
 
 
-def run_step(spec: AnyStep, store: Store, report: Report = silent) -> Literal["done", "reused", "busy"]:
+def run_step(
+    spec: AnyStep, store: Store, report: Report = silent, stopping: Stopping | None = None
+) -> Literal["done", "reused", "busy"]:
     """Make the artifact of one step. 'reused': it was there; 'busy': another process is making it.
 
-    Raises W2SError, or whatever the body raised; the store then holds nothing of the step but its log.
+    In a group of ranks each calls this with the same spec: the first claims, writes and commits, all train and predict.
+    Raises W2SError, or whatever the body raised; the store then holds nothing of the step but its log and checkpoints.
     """
+    stopping = stopping or Stopping()
+    if "RANK" not in os.environ:
+        return _run_step(spec, store, report, stopping)
+    from w2s.learn import ranks
+
+    if ranks.is_main():
+        return _run_step(spec, store, report, stopping)
+    verdict = ranks.share(None)
+    if verdict == "made here" and isinstance(spec, TrainSpec):
+        _train(spec, store, None, silent, stopping)
+    return "done"
+
+
+def _run_step(spec: AnyStep, store: Store, report: Report, stopping: Stopping) -> Literal["done", "reused", "busy"]:
     digest = spec.digest()
     claim = store.claim(digest)
     if claim is None:
+        _tell_ranks("busy")
         return "busy"
     try:
         kept = store.manifest(spec.kind, digest)
         if kept is not None and not lacks_weights(spec, kept):
+            _tell_ranks("reused")
             return "reused"
+        _tell_ranks("made here")
         started, clock = time.time(), time.perf_counter()
         with store.staging(spec.kind, digest) as staged:
-            made = _made(spec, store, staged, report)
+            made = _made(spec, store, staged, report, stopping)
             log = store.log_path(digest)
             if log.exists():
                 (staged.folder / "log.txt").write_bytes(log.read_bytes())
@@ -87,12 +115,20 @@ def run_step(spec: AnyStep, store: Store, report: Report = silent) -> Literal["d
         claim.release()
 
 
-def _made(spec: AnyStep, store: Store, staged: Staged, report: Report) -> dict[str, Any]:
+def _tell_ranks(verdict: str) -> None:
+    """What becomes of the step, to the other ranks of a group."""
+    if "RANK" in os.environ:
+        from w2s.learn import ranks
+
+        ranks.share(verdict)
+
+
+def _made(spec: AnyStep, store: Store, staged: Staged, report: Report, stopping: Stopping) -> dict[str, Any]:
     if isinstance(spec, MaterializeSpec):
         return _materialize(spec, staged, report)
     if isinstance(spec, FeaturesSpec):
         return _features(spec, store, staged, report)
-    return _train(spec, store, staged, report)
+    return _train(spec, store, staged, report, stopping)
 
 
 def _materialize(spec: MaterializeSpec, staged: Staged, report: Report) -> dict[str, Any]:
@@ -130,65 +166,105 @@ def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) 
     }
 
 
-def _train(spec: TrainSpec, store: Store, staged: Staged, report: Report) -> dict[str, Any]:
-    from w2s.learn import accelerator as accelerators
-    from w2s.learn import models, predict, trainer, trunk
+@dataclass
+class _Setting:
+    """What a training works with: texts, labels and tokens by split, the model, and the processes it runs on."""
 
+    ids: dict[Split, list[str]]
+    tokens: dict[Split, Tokens]
+    p_NC: np.ndarray
+    origin: str
+    base: Base
+    model: Any
+    accelerator: Any
+
+
+def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report, stopping: Stopping) -> dict[str, Any]:
+    """Train and predict, on every rank alike; the one with a staged folder writes."""
     report("load", 0, 1)
     clock = time.perf_counter()
+    setting = _setting(spec, store)
+    phases = {"load": _lap(clock)}
+
+    clock = time.perf_counter()
+    trained = _trained(spec, store, setting, report, stopping)
+    phases["train"] = _lap(clock)
+
+    clock = time.perf_counter()
+    logits = {split: _predicted(spec, setting, trained.model, split, report) for split in PREDICTED}
+    phases["predict"] = _lap(clock)
+
+    if spec.keep_weights:
+        _write_weights(staged, setting)
+    if staged is None:
+        return {}
+    _write_predictions(staged, setting.ids, logits)
+    _write_evaluations(staged, setting.ids, trained.evaluations)
+    if not isinstance(spec.labels, Truth):
+        _write_labels(staged, setting.ids[spec.split], setting.p_NC, setting.origin)
+    _write_history(staged, store, spec, setting, trained)
+    write_json(
+        staged.folder / "metrics.json",
+        {
+            "test_accuracy": _accuracy(_truth(store, spec.data, "test", setting.ids["test"]), logits["test"]),
+            "test_n": len(setting.ids["test"]),
+            "train_n": len(setting.p_NC),
+            "final_loss": trained.history[-1]["loss"],
+            "truncated": {split: tokens.truncated for split, tokens in setting.tokens.items()},
+        },
+    )
+    return {
+        "fetched": [{"source": spec.model.source.model_dump(mode="json"), "commit": setting.base.commit}],
+        "devices": [str(setting.accelerator.device)] * spec.engine.ranks,
+        "phases": phases,
+        **_amounts(spec, setting.tokens),
+    }
+
+
+def _setting(spec: TrainSpec, store: Store) -> _Setting:
+    from w2s.learn import accelerator as accelerators
+    from w2s.learn import models, trunk
+
     n_classes = _task_of(store, spec.data).task.n_classes
     texts = {split: _texts(store, spec.data, split) for split in spec.used_splits}
-    p_NC, origin = _labels(spec, store, texts[spec.split][0], n_classes)
+    ids = {split: column[0] for split, column in texts.items()}
+    p_NC, origin = _labels(spec, store, spec.split, ids[spec.split], n_classes)
+    accelerator = accelerators.make(spec.engine, spec.recipe)
     base = _base(spec)
     tokens = {split: _tokens(spec, base, split, column[1]) for split, column in texts.items()}
-    accelerator = accelerators.make(spec.engine, spec.recipe)
-    model = models.build(base, n_classes, spec.recipe, spec.seed)
+    model = models.build(base, n_classes, spec.recipe, spec.seed, spec.engine)
     for split, features in spec.features().items():
         hidden_SD = trunk.read_hidden(store.path("features", features.digest()) / "hidden.npy")
         tokens[split] = dataclasses.replace(tokens[split], hidden_SD=hidden_SD)
         trunk.start_from(model, features.model.layers)
-    phases = {"load": _lap(clock)}
+    return _Setting(ids, tokens, p_NC, origin, base, model, accelerator)
 
-    clock = time.perf_counter()
-    trained = trainer.train(
-        model, tokens[spec.split], p_NC, spec.recipe, spec.seed, accelerator, spec.engine.micro_batch_size,
-        lambda done, total: report("train", done, total),
-    )  # fmt: skip
-    phases["train"] = _lap(clock)
 
-    clock = time.perf_counter()
-    logits = {
-        split: predict.predict(
-            trained.model, tokens[split], spec.engine.predict_batch_size, accelerator.device,
-            lambda done, total, s=split: report(f"predict {s}", done, total),  # type: ignore[misc]  # a default binds the loop's value
-        )
-        for split in PREDICTED
-    }  # fmt: skip
-    phases["predict"] = _lap(clock)
+def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
+    from w2s.learn import trainer
+    from w2s.learn.checkpoint import Checkpoints
 
-    _write_predictions(staged, {split: texts[split][0] for split in PREDICTED}, logits)
-    if not isinstance(spec.labels, Truth):
-        _write_labels(staged, texts[spec.split][0], p_NC, origin)
-    (staged.folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trained.history))
-    accuracy = _test_accuracy(store, spec.data, texts["test"][0], logits["test"])
-    write_json(
-        staged.folder / "metrics.json",
-        {
-            "test_accuracy": accuracy,
-            "test_n": len(texts["test"][0]),
-            "train_n": len(p_NC),
-            "final_loss": trained.history[-1]["loss"],
-            "truncated": {split: tokens[split].truncated for split in tokens},
-        },
+    checkpoints = Checkpoints(store.checkpoints(spec.digest()), spec.engine)
+    around = trainer.Around(
+        report=lambda done, total: report("train", done, total),
+        evaluate=lambda model: {split: _predicted(spec, setting, model, split, silent) for split in EVALUATED},
+        checkpoints=checkpoints,
+        stopping=stopping,
     )
-    if spec.keep_weights:
-        _write_weights(staged, trained.model)
-    return {
-        "fetched": [{"source": spec.model.source.model_dump(mode="json"), "commit": base.commit}],
-        "devices": [str(accelerator.device)],
-        "phases": phases,
-        **_amounts(spec, tokens),
-    }
+    assert spec.engine.micro_batch_size != "auto"
+    return trainer.train(
+        setting.model, setting.tokens[spec.split], setting.p_NC, spec.recipe, spec.seed, setting.accelerator,
+        spec.engine.micro_batch_size, around,
+    )  # fmt: skip
+
+
+def _predicted(spec: TrainSpec, setting: _Setting, model: Any, split: Split, report: Report) -> np.ndarray:
+    from w2s.learn import predict
+
+    return predict.predict(
+        model, setting.tokens[split], spec.engine.predict_batch_size, setting.accelerator.device,
+        lambda done, total: report(f"predict {split}", done, total),
+    )  # fmt: skip
 
 
 def _lap(since: float) -> float:
@@ -208,18 +284,16 @@ def _texts(store: Store, data: str, split: str) -> tuple[list[str], list[str]]:
     return table["example_id"].to_pylist(), table["text"].to_pylist()
 
 
-def _labels(spec: TrainSpec, store: Store, ids: list[str], n_classes: int) -> tuple[np.ndarray, str]:
-    """Training labels (N, C) for the examples `ids`, and where they came from."""
+def _labels(spec: TrainSpec, store: Store, split: Split, ids: list[str], n_classes: int) -> tuple[np.ndarray, str]:
+    """Labels (N, C) of a split as this model may know them, for the examples `ids`, and where they came from."""
     import numpy as np
 
     from w2s.learn import labels
 
     if isinstance(spec.labels, Truth):
-        table = store.read_table("materialize", spec.data, f"{spec.split}.parquet", ["example_id", "label"])
-        assert table["example_id"].to_pylist() == ids
-        return labels.one_hot(table["label"].to_numpy(), n_classes), "truth"
+        return labels.one_hot(_truth(store, spec.data, split, ids), n_classes), "truth"
     supervisor = spec.labels.supervisor
-    table = store.read_table("train", supervisor, f"predictions/{spec.split}.parquet")
+    table = store.read_table("train", supervisor, f"predictions/{split}.parquet")
     p_NC = labels.probabilities(np.array(table["logits"].to_pylist(), dtype=np.float32))
     joined_NC = labels.join(ids, table["example_id"].to_pylist(), p_NC, f"train {supervisor[:12]}")
     return (labels.harden(joined_NC) if spec.labels.hard else joined_NC), f"supervisor {supervisor}"
@@ -228,7 +302,8 @@ def _labels(spec: TrainSpec, store: Store, ids: list[str], n_classes: int) -> tu
 def _base(spec: TrainSpec | FeaturesSpec) -> Base:
     from w2s.learn import models
 
-    return BASES.get(spec.model.digest(), lambda: models.load_base(spec.model))
+    key = (spec.model.digest(), spec.engine.attention, spec.engine.zero_stage == 3)
+    return BASES.get(key, lambda: models.load_base(spec.model, spec.engine))
 
 
 def _tokens(spec: TrainSpec | FeaturesSpec, base: Base, split: str, texts: list[str]) -> Tokens:
@@ -263,19 +338,70 @@ def _rows(values_NC: np.ndarray) -> pyarrow.Array:
     return pyarrow.ListArray.from_arrays(offsets, values_NC.astype(np.float32).ravel())
 
 
-def _test_accuracy(store: Store, data: str, ids: list[str], logits_NC: np.ndarray) -> float:
-    table = store.read_table("materialize", data, "test.parquet", ["example_id", "label"])
+def _write_evaluations(staged: Staged, ids: dict[Split, list[str]], evaluations: list[Evaluation]) -> None:
+    """One row per example and evaluation, so that what to select is decided later, from predictions alone."""
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = [
+        pyarrow.table(
+            {
+                "step": pyarrow.array([evaluation.step] * len(logits_NC), pyarrow.int32()),
+                "split": [split] * len(logits_NC),
+                "example_id": ids[cast(Split, split)],
+                "logits": _rows(logits_NC),
+            }
+        )
+        for evaluation in evaluations
+        for split, logits_NC in evaluation.logits.items()
+    ]
+    if tables:
+        pyarrow.parquet.write_table(pyarrow.concat_tables(tables), staged.folder / "evaluations.parquet")
+
+
+def _write_history(staged: Staged, store: Store, spec: TrainSpec, setting: _Setting, trained: Trained) -> None:
+    """A line per optimizer step, and after it those of its evaluation: accuracy against what the model may know of
+    val, and against the ground truth of test."""
+    val_NC, origin = (
+        (None, "")
+        if not trained.evaluations
+        else _labels(spec, store, "val", setting.ids["val"], setting.p_NC.shape[1])
+    )
+    evaluated: dict[int, list[dict[str, Any]]] = {}
+    for step, logits in trained.evaluations:
+        assert val_NC is not None
+        known = {"val": val_NC.argmax(axis=1), "test": _truth(store, spec.data, "test", setting.ids["test"])}
+        against = {"val": origin.partition(" ")[0], "test": "truth"}
+        evaluated[step] = [
+            {"steps_done": step, "split": split, "against": against[split], "accuracy": _accuracy(known[split], values)}
+            for split, values in logits.items()
+        ]
+    rows = [line for row in trained.history for line in (row, *evaluated.get(row["step"] + 1, []))]
+    (staged.folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _truth(store: Store, data: str, split: Split, ids: list[str]) -> np.ndarray:
+    """Ground truth (N,) of a split; of transfer and val only for what is not a student."""
+    table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", "label"])
     assert table["example_id"].to_pylist() == ids
-    return float((logits_NC.argmax(axis=1) == table["label"].to_numpy()).mean())
+    y_N: np.ndarray = table["label"].to_numpy()
+    return y_N
 
 
-def _write_weights(staged: Staged, model: Any) -> None:
-    """What was trained, and no more: the rest is the base model, which the spec names."""
+def _accuracy(y_N: np.ndarray, logits_NC: np.ndarray) -> float:
+    return float((logits_NC.argmax(axis=1) == y_N).mean())
+
+
+def _write_weights(staged: Staged | None, setting: _Setting) -> None:
+    """What was trained, and no more: the rest is the base model, which the spec names. Every rank gives its part."""
     import safetensors.torch
 
-    trained = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    (staged.folder / "model").mkdir()
-    safetensors.torch.save_file(trained, staged.folder / "model" / "trained.safetensors")
+    from w2s.learn import models
+
+    trained = models.trained_state(setting.accelerator.unwrap_model(setting.model))
+    if staged is not None:
+        (staged.folder / "model").mkdir()
+        safetensors.torch.save_file(trained, staged.folder / "model" / "trained.safetensors")
 
 
 def _amounts(spec: TrainSpec, tokens: dict[Split, Tokens]) -> dict[str, float | None]:
@@ -304,8 +430,11 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
         )
     spec = validated(TrainSpec, manifest["spec"])
     classes = _task_of(store, spec.data).task.class_names
+    # One process is enough here, whatever it took to train.
+    alone = Engine(device=spec.engine.device, mixed_precision=spec.engine.mixed_precision)
+    spec = spec.model_copy(update={"engine": alone})
     base = _base(spec)
-    model = models.build(base, len(classes), spec.recipe, spec.seed)
+    model = models.build(base, len(classes), spec.recipe, spec.seed, alone)
     trained = safetensors.torch.load_file(weights)
     odd = set(trained) ^ {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if odd:  # a part that is missing would silently be the base model's

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -23,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2s.claim import Claim
-from w2s.errors import MachineError, SpecError, StepError
+from w2s.disk import disk_errors, file_sha256, make_folder, read_json, sync, write_json
+from w2s.errors import SpecError, StepError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -47,7 +46,7 @@ class Store:
 
     def manifest(self, kind: str, digest: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact; None where there is none that parses and lists its files."""
-        found = _read_json(self.path(kind, digest) / MANIFEST)
+        found = read_json(self.path(kind, digest) / MANIFEST)
         return found if found is not None and isinstance(found.get("files"), dict) else None
 
     def has(self, kind: str, digest: str) -> bool:
@@ -56,7 +55,7 @@ class Store:
 
     def failure(self, digest: str) -> dict[str, Any] | None:
         """What stopped the last try of this step: {reason, detail, at}; None where nothing did."""
-        return _read_json(self.work(digest) / "failure.json")
+        return read_json(self.work(digest) / "failure.json")
 
     def log_path(self, digest: str) -> Path:
         """The log of the step's last unfinished try."""
@@ -66,7 +65,7 @@ class Store:
         """Raise MachineError before any work where nothing can be written here."""
         probe = self.root / f".writable-{uuid.uuid4().hex}"
         with disk_errors(self.root):
-            _make_folder(self.root)
+            make_folder(self.root)
             probe.write_bytes(b"")
             probe.unlink()
 
@@ -108,7 +107,7 @@ class Store:
         """A folder beside the artifact's place; what is not committed when the block ends is removed."""
         place = self.path(kind, digest)
         with disk_errors(place):
-            _make_folder(place.parent)
+            make_folder(place.parent)
             staged = Staged(self, kind, digest, place.parent / f".{digest}-{uuid.uuid4().hex}")
             staged.folder.mkdir()
         try:
@@ -121,7 +120,7 @@ class Store:
         """The right to work on a step, or None while somebody living holds it."""
         work = self.work(digest)
         with disk_errors(work):
-            _make_folder(work)
+            make_folder(work)
             claim = Claim(work / "claim.json")
             return claim if claim.take() else None
 
@@ -133,7 +132,7 @@ class Store:
         """Record why the step stopped; the log stays beside it."""
         work = self.work(digest)
         with disk_errors(work):
-            _make_folder(work)
+            make_folder(work)
             write_json(work / "failure.json", {"reason": reason, "detail": detail, "at": time.time()})
 
     def clear_work(self, kind: str, digest: str) -> None:
@@ -141,6 +140,16 @@ class Store:
         shutil.rmtree(self.work(digest), ignore_errors=True)
         for left in self.path(kind, digest).parent.glob(f".{digest}-*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def checkpoints(self, digest: str) -> Path:
+        """Where a training that takes long leaves what it has so far; gone when the artifact is there."""
+        return self.work(digest) / "checkpoints"
+
+    def drop_checkpoints(self, digest: str) -> int:
+        """Remove a step's checkpoints, so that it starts from its beginning; returns how many there were."""
+        dropped = len(list(self.checkpoints(digest).glob("step-*")))
+        shutil.rmtree(self.checkpoints(digest), ignore_errors=True)
+        return dropped
 
     def tidy(self, kind: str, digest: str) -> None:
         """Forget what is left of the work on a finished step whose worker was killed just after it had committed."""
@@ -168,7 +177,7 @@ class Store:
 
     def conflicts(self) -> list[dict[str, Any]]:
         """Second runs of one digest that used another commit of a fetched source than the kept run."""
-        found = (_read_json(path) for path in sorted((self.root / "conflicts").glob("*.json")))
+        found = (read_json(path) for path in sorted((self.root / "conflicts").glob("*.json")))
         return [record for record in found if record is not None]
 
 
@@ -187,13 +196,13 @@ class Staged:
         with disk_errors(place):
             names = sorted(str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file())
             for path in (self.folder, *self.folder.rglob("*")):
-                _sync(path)
+                sync(path)
             files = {name: file_sha256(self.folder / name) for name in names}
             record = {"kind": self.kind, "digest": self.digest, **manifest, "files": files}
             write_json(self.folder / MANIFEST, record)
-            _sync(self.folder)
+            sync(self.folder)
             self._settle(place, record, replace)
-            _sync(place.parent)
+            sync(place.parent)
         return place
 
     def _settle(self, place: Path, record: dict[str, Any], replace: bool) -> None:
@@ -220,79 +229,8 @@ def _commits(manifest: dict[str, Any]) -> list[Any]:
     return [item.get("commit") for item in manifest.get("fetched") or []]
 
 
-@contextlib.contextmanager
-def disk_errors(where: Path, below: Path | None = None) -> Iterator[None]:
-    """Errors of the disk as a MachineError that says what to do.
-
-    `below`: permissions are an error of the store only where the file is in this folder; a model that must not be read
-    is none.
-    """
-    try:
-        yield
-    except OSError as error:
-        advice = {
-            errno.ENOSPC: "the disk is full: free some space and run the same command again, finished steps are kept",
-            errno.EDQUOT: "your disk quota is used up: free some space and run the same command again",
-            errno.EROFS: "the disk is read-only: choose another folder with --results",
-            errno.EACCES: "no permission to write: choose another folder with --results",
-            errno.EPERM: "no permission to write: choose another folder with --results",
-            errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --results",
-        }.get(error.errno or 0)
-        named = Path(os.path.abspath(os.fsdecode(error.filename))) if isinstance(error.filename, (str, bytes)) else None
-        foreign = below is not None and named is not None and Path(os.path.abspath(below)) not in named.parents
-        if advice is None or (foreign and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
-            raise
-        raise MachineError(f"{error.filename or where}: {advice}") from None
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _sync(part)
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:  # there is something, and it is no folder
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
-
-
 def _folders(path: Path) -> list[Path]:
     try:
         return [Path(entry.path) for entry in os.scandir(path) if entry.is_dir()]
     except OSError:
         return []
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:  # some network disks cannot sync a folder
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
-            raise
-    finally:
-        os.close(handle)

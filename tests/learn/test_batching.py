@@ -6,7 +6,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 
-from w2s.learn.batching import Tokens, by_length, epoch_batches, length_chunks, micro_batches
+from w2s.learn.batching import Tokens, by_length, cut, epoch_batches, length_chunks
 
 quick = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
@@ -71,13 +71,25 @@ def test_length_chunks_save_most_of_the_padding_of_a_batch():
 
 
 @quick
-@hypothesis.given(size=st.integers(1, 50), micro=st.one_of(st.none(), st.integers(1, 60)))
-def test_micro_batches_partition_in_order(size, micro):
-    batch = np.random.default_rng(size).permutation(size)
-    parts = micro_batches(batch, micro)
-    assert np.concatenate(parts).tolist() == batch.tolist()
-    assert all(0 < len(part) <= (micro or size) for part in parts)
-    assert len(parts) == (1 if micro is None else -(-size // micro))
+@hypothesis.given(lengths_G=lengths, ranks=st.integers(1, 5), micro=st.one_of(st.none(), st.integers(1, 60)))
+def test_a_batch_is_cut_so_that_each_text_has_one_place_and_ranks_have_equal_turns(lengths_G, ranks, micro):
+    parts = cut(lengths_G, ranks, micro)
+    assert len(parts) == ranks and len({len(own) for own in parts}) == 1
+    flat = np.concatenate([part for own in parts for part in own])
+    assert sorted(flat.tolist()) == list(range(len(lengths_G)))
+    assert all(len(part) <= (micro or len(lengths_G)) for own in parts for part in own)
+    sizes = [sum(map(len, own)) for own in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(len(part) for part in parts[0])  # who runs short are the last ranks, and only at the end
+    work = [int(lengths_G[np.concatenate(own)].sum()) for own in parts]
+    assert max(work) - min(work) <= lengths_G.max()
+
+
+def test_one_process_with_the_whole_batch_keeps_its_order():
+    lengths_G = np.array([3, 9, 1, 7])
+    assert [[part.tolist() for part in own] for own in cut(lengths_G, 1, None)] == [[[0, 1, 2, 3]]]
+    assert [[part.tolist() for part in own] for own in cut(lengths_G, 2, 1)] == [[[1], [0]], [[3], [2]]]
+    assert [[part.tolist() for part in own] for own in cut(lengths_G[:3], 2, 1)] == [[[1], [2]], [[0], []]]
 
 
 @quick

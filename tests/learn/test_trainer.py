@@ -11,7 +11,7 @@ import torch
 from w2s.errors import StepError
 from w2s.learn import losses, models, predict, trainer
 from w2s.learn.batching import Tokens, epoch_batches, length_chunks
-from w2s.spec import Frozen, Full, LogConf, Lora, Probe, Recipe, Xent
+from w2s.spec import Engine, Frozen, Full, LogConf, Lora, Probe, Recipe, Xent
 
 # 23 examples in batches of 7: three full batches and one of 2, so that a mean of means would show.
 RECIPE = Recipe(lr=3e-3, batch_size=7, epochs=2, head_init="normal", weight_decay=0.01)
@@ -39,8 +39,8 @@ def losses_of(trained):
 def run(base_of, tokens, soft_labels, cpu):
     """(recipe, seed, micro-batch size) -> Trained, on the tiny Llama."""
 
-    def train(recipe, seed=0, micro=None, arch="llama"):
-        model = models.build(base_of(arch), 2, recipe, seed)
+    def train(recipe, seed=0, micro=None, arch="llama", precision="no"):
+        model = models.build(base_of(arch), 2, recipe, seed, Engine(mixed_precision=precision))
         return trainer.train(model, tokens, soft_labels, recipe, seed, cpu(recipe), micro)
 
     return train
@@ -254,8 +254,8 @@ def test_with_dropout_targets_come_from_the_student_without_it(
     trainer.train(model, tokens, soft_labels, recipe, 0, cpu(recipe), micro)
     batch = epoch_batches(len(tokens), recipe.batch_size, 0, 0)[0]
     with torch.no_grad():
-        calm = before.eval()(*tokens.padded(batch))
-        shaken = before.train()(*tokens.padded(batch))
+        calm = before.eval()([tokens.padded(batch)])
+        shaken = before.train()([tokens.padded(batch)])
     torch.testing.assert_close(seen[0], calm, rtol=1e-4, atol=1e-5)
     assert float((shaken - calm).abs().max()) > 1e-3  # negative control: dropout is on in training
 
@@ -279,7 +279,7 @@ def test_predictions_come_in_the_order_of_the_texts_whatever_the_batch(arch, bas
 
 def test_bf16_differs_only_by_its_rounding(run):
     """Runtime checks of the other precision: autocast is on, and the head stays in float32."""
-    full, half = run(recipe_with(epochs=1)), run(recipe_with(epochs=1, precision="bf16"))
+    full, half = run(recipe_with(epochs=1)), run(recipe_with(epochs=1), precision="bf16")
     assert losses_of(half) != losses_of(full)
     assert losses_of(half) == pytest.approx(losses_of(full), rel=0.1)
     assert all(value.dtype == torch.float32 for value in half.model.state_dict().values())

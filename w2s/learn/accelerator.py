@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
 from w2s.errors import StepError
+from w2s.learn import ranks
 from w2s.spec import Engine, Recipe
 
 
@@ -31,18 +32,24 @@ def make(engine: Engine, recipe: Recipe) -> accelerate.Accelerator:
     on_cpu = device(engine).type == "cpu"
     if engine.mixed_precision == "fp16" and on_cpu:
         raise StepError("engine.mixed_precision: fp16 needs a CUDA device; use bf16 or no on a CPU")
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != engine.ranks:
+    if ranks.size() != engine.ranks:
         raise StepError(
-            f"engine.processes: the step asks for {engine.ranks}, but {launched} were launched; run it by `w2s sweep`"
+            f"engine.processes: the step asks for {engine.ranks}, but {ranks.size()} were launched; "
+            "run it by `w2s sweep`"
         )
+    ranks.join()
     # A worker makes one Accelerator per step, and the settings of the last one must not leak into the next.
     AcceleratorState._reset_state(reset_partial_state=True)
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"):
+        os.environ.pop(name, None)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     if on_cpu and engine.launched:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     plugin = None
     if engine.zero_stage is not None:
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at first use, for minutes
         plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(engine, recipe), zero3_init_flag=False)
     made = accelerate.Accelerator(
         # With `cpu=True` DeepSpeed would silently be off; the devices are hidden from the process instead.
@@ -56,7 +63,7 @@ def make(engine: Engine, recipe: Recipe) -> accelerate.Accelerator:
     if made.num_processes != engine.ranks or (wanted is not None and made.distributed_type != wanted):
         raise StepError(
             f"engine: {engine.ranks} processes at zero_stage {engine.zero_stage} were asked for, but "
-            f"{made.num_processes} came up as {made.distributed_type.value}; this would not be the run that was asked for"
+            f"{made.num_processes} came up as {made.distributed_type.value}; that is not the run that was asked for"
         )
     return made
 

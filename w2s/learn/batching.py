@@ -74,10 +74,18 @@ def epoch_batches(examples: int, batch_size: int, seed: int, epoch: int) -> list
     return [order_N[i : i + batch_size] for i in range(0, examples, batch_size)]
 
 
-def micro_batches(batch: np.ndarray, micro_batch_size: int | None) -> list[np.ndarray]:
-    """A batch cut into parts of at most `micro_batch_size` rows; None leaves it whole."""
-    size = micro_batch_size or len(batch)
-    return [batch[i : i + size] for i in range(0, len(batch), size)]
+def cut(lengths_G: np.ndarray, ranks: int, micro_batch_size: int | None) -> list[list[np.ndarray]]:
+    """Positions in a global batch of G texts by rank and micro-batch; every position once.
+
+    Every rank has the same number of micro-batches, each of at most `micro_batch_size` (None: the rank's whole share),
+    though in a short batch the last ones may be empty. Texts are dealt by length, so that ranks have equal work and
+    micro-batches little padding; one process with the whole batch at once keeps its order.
+    """
+    whole = ranks == 1 and (micro_batch_size is None or micro_batch_size >= len(lengths_G))
+    order_G = np.arange(len(lengths_G)) if whole else np.argsort(-lengths_G, kind="stable")
+    shares = [order_G[rank::ranks] for rank in range(ranks)]
+    size = micro_batch_size or len(shares[0])
+    return [[share[i : i + size] for i in range(0, len(shares[0]), size)] for share in shares]
 
 
 def length_chunks(lengths_B: np.ndarray, rows: int | None) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""A classifier and tokenised texts in, logits out, in the order of the texts."""
+"""A classifier and tokenised texts in, logits out, in the order of the texts; the ranks of a step share the work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from w2s.errors import StepError
+from w2s.learn import ranks
 from w2s.learn.batching import Tokens, by_length
 from w2s.progress import Count, silent
 
@@ -18,17 +19,30 @@ def predict(
     device: torch.device | str,
     report: Count = silent,
 ) -> np.ndarray:
-    """Logits (N, C) in float32. `report` hears (examples done, of how many). Raises StepError for one not finite."""
+    """Logits (N, C) in float32, on every rank. `report` hears (examples done, of how many).
+
+    Raises StepError for one that is not finite.
+    """
     model.eval()
-    rows: list[np.ndarray] = []
-    parts: list[np.ndarray] = []
-    with torch.inference_mode():
-        for batch in by_length(tokens.lengths, batch_size):
-            parts.append(model(*tokens.padded(batch, device)).float().cpu().numpy())
-            rows.append(batch)
-            report(sum(map(len, rows)), len(tokens))
-    logits_NC = np.empty((len(tokens), parts[0].shape[1]), dtype=np.float32)
-    logits_NC[np.concatenate(rows)] = np.concatenate(parts)
+    logits_NC: np.ndarray | None = None
+    done = 0
+    batches = by_length(tokens.lengths, batch_size)
+    # Not inference_mode: ZeRO 3 writes to weights that it gathers during the forward pass.
+    with torch.no_grad():
+        for start in range(0, len(batches), ranks.size()):
+            turn = batches[start : start + ranks.size()]
+            # Under ZeRO 3 every rank takes part in every forward pass; one without a batch of its own does the first.
+            own = turn[ranks.rank()] if ranks.rank() < len(turn) else None
+            batch = turn[0] if own is None else own
+            values_BC = model([tokens.padded(batch, device)]).float().cpu().numpy()
+            if logits_NC is None:
+                logits_NC = np.zeros((len(tokens), values_BC.shape[1]), dtype=np.float32)
+            if own is not None:
+                logits_NC[own] = values_BC
+            done += sum(map(len, turn))
+            report(done, len(tokens))
+    assert logits_NC is not None
+    ranks.total(torch.from_numpy(logits_NC))  # every row was made by one rank and is zero on the others
     broken = int((~np.isfinite(logits_NC)).any(axis=1).sum())
     if broken:  # the last update may be the one that broke the weights, and argmax of NaN would still be a class
         raise StepError(

@@ -1,61 +1,61 @@
 """A classifier, tokenised texts and labels in, a trained classifier and its history out: the one training loop.
 
+One process, DDP and DeepSpeed go through the same lines. A step's gradient is that of the mean loss over its global
+batch, however the batch is cut into ranks, micro-batches and chunks; losses and targets are those of the global batch.
+
 Shapes: N training examples, G examples of the global batch, B of a micro-batch, C classes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import accelerate
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from w2s.errors import StepError
-from w2s.learn import losses
-from w2s.learn.batching import Tokens, epoch_batches, length_chunks, micro_batches
+from w2s.learn import losses, ranks
+from w2s.learn.batching import Tokens, cut, epoch_batches, length_chunks
+from w2s.learn.checkpoint import Checkpoints, Evaluation, Progress
+from w2s.learn.optimizer import lr_at, make_optimizer
 from w2s.progress import Count, silent
 from w2s.randomness import stream_seed
 from w2s.spec import Recipe
+from w2s.stopping import Stopped, Stopping
 
 CHUNK_ROWS = 8  # measured on two CPU cores: see benchmarks/RESULTS.md
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The classifier after its last step, and one row per step: step, epoch, loss, lr, examples, seconds."""
+    """The classifier as prepared, after its last step; one row per step: step, epoch, loss, lr, examples, seconds."""
 
     model: nn.Module
     history: list[dict[str, Any]]
+    evaluations: list[Evaluation]
 
 
-def lr_at(step: int, total_steps: int, recipe: Recipe) -> float:
-    """The learning rate of optimizer step `step` (0-based).
+@dataclass(frozen=True)
+class Around:
+    """What a training tells and asks the world around it.
 
-    Warm-up climbs linearly and is at `lr` from step `warmup_frac * total_steps` on; a cosine or a line then falls
-    towards 0, which would be reached one step after the last.
+    `report` hears of steps, `log` gets (row, optimizer steps done); `evaluate` gives logits by split every
+    `recipe.eval_every` steps and after the last; `checkpoints` keep what is done, and `stopping` says when to leave.
     """
-    warmup_steps = round(recipe.warmup_frac * total_steps, 9)  # 0.07 * 100 is 7.000000000000001
-    if step < warmup_steps:
-        return recipe.lr * (step + 1) / (math.ceil(warmup_steps) + 1)
-    if recipe.schedule == "constant":
-        return recipe.lr
-    done = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-    return recipe.lr * (0.5 * (1.0 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else 1.0 - done)
 
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over what is trained; biases and norms (one dimension) are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas, fused=True)
+    report: Count = silent
+    log: Callable[[dict[str, float], int], None] = silent
+    evaluate: Callable[[nn.Module], dict[str, np.ndarray]] | None = None
+    checkpoints: Checkpoints | None = None
+    stopping: Stopping = field(default_factory=Stopping)
 
 
 def train(
@@ -66,108 +66,170 @@ def train(
     seed: int,
     accelerator: accelerate.Accelerator,
     micro_batch_size: int | None = None,
-    report: Count = silent,
+    around: Around | None = None,
 ) -> Trained:
-    """Train for `recipe.epochs` epochs. `report` hears of steps.
+    """Train for `recipe.epochs` epochs, or go on from the newest checkpoint; called by every rank of a step alike.
 
-    The gradient of a step is that of the mean loss over its global batch, however the batch is cut. Raises StepError
-    at the first loss that is not finite, before the update.
+    `micro_batch_size` is per process; None: its whole share of a batch at once. Raises StepError at the first loss
+    that is not finite, before the update, and Stopped after a checkpoint where somebody wants it.
     """
-    model, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-    labels_NC = torch.from_numpy(p_NC)
-    prior_C = labels_NC.double().mean(dim=0).float()
-    epochs = [epoch_batches(len(tokens), recipe.batch_size, seed, epoch) for epoch in range(recipe.epochs)]
-    total_steps = sum(map(len, epochs))
-    torch.manual_seed(stream_seed(seed, "dropout"))
-    history: list[dict[str, Any]] = []
-    step = 0
-    for epoch, batches in enumerate(epochs):
-        for batch in batches:
-            started = time.perf_counter()
-            lr = lr_at(step, total_steps, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            parts = micro_batches(batch, micro_batch_size)
-            model.train()
-            optimizer.zero_grad(set_to_none=True)
-            step_targets = _Targets(recipe, labels_NC[batch], prior_C, step, total_steps)
-            loss = _backward(model, tokens, parts, step_targets, accelerator)
-            if not math.isfinite(loss):
-                raise StepError(
-                    f"the loss of step {step + 1} of {total_steps} is {loss}; nothing was kept of this run. "
-                    f"Lower recipe.lr (now {recipe.lr:g}), or clip harder (clip_norm is {recipe.clip_norm})"
-                )
-            if recipe.clip_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimizer.step()
-            row = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "examples": len(batch)}
-            history.append({**row, "seconds": time.perf_counter() - started})
-            step += 1
-            report(step, total_steps)
-    return Trained(accelerator.unwrap_model(model), history)
+    return _Training(model, tokens, p_NC, recipe, seed, accelerator, micro_batch_size, around or Around()).run()
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """What one step's targets are made from; made once per global batch, then cut like the batch."""
+class _Training:
+    """One training under way."""
 
-    recipe: Recipe
-    p_GC: Tensor
-    prior_C: Tensor
-    step: int
-    total_steps: int
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: Tokens,
+        p_NC: np.ndarray,
+        recipe: Recipe,
+        seed: int,
+        accelerator: accelerate.Accelerator,
+        micro_batch_size: int | None,
+        around: Around,
+    ) -> None:
+        self.tokens, self.recipe, self.accelerator, self.around = tokens, recipe, accelerator, around
+        self.micro_batch_size = micro_batch_size
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+        self.labels_NC = torch.from_numpy(p_NC)
+        self.prior_C = self.labels_NC.double().mean(dim=0).float()
+        self.batches = [
+            (epoch, batch)
+            for epoch in range(recipe.epochs)
+            for batch in epoch_batches(len(tokens), recipe.batch_size, seed, epoch)
+        ]
+        # One process draws from the stream it always had; every further one needs masks of its own.
+        torch.manual_seed(stream_seed(seed, "dropout", *([ranks.rank()] if ranks.rank() else [])))
+        self.progress = Progress()
+        if around.checkpoints is not None:
+            self.progress = around.checkpoints.load(self.model, self.optimizer, accelerator)
 
-    def of(self, logits_GC: Tensor | None) -> Tensor:
-        return losses.targets(self.recipe.loss, self.p_GC, logits_GC, self.prior_C, self.step, self.total_steps)
+    def run(self) -> Trained:
+        """Every step that is left."""
+        progress, total_steps = self.progress, len(self.batches)
+        with self.around.stopping.at_own_time():
+            while progress.step < total_steps:
+                row, stop, due = self._step(*self.batches[progress.step])
+                progress.history.append(row)
+                progress.step += 1
+                self.around.report(progress.step, total_steps)
+                speed = row["examples"] / max(row["seconds"], 1e-9)
+                self.around.log({"loss": row["loss"], "lr": row["lr"], "examples_per_s": speed}, progress.step)
+                self._evaluate(progress.step == total_steps)
+                if self.around.checkpoints is not None and (stop or due):
+                    self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
+                if stop:
+                    raise Stopped
+        return Trained(self.model, progress.history, progress.evaluations)
 
+    def _evaluate(self, last: bool) -> None:
+        every, step = self.recipe.eval_every, self.progress.step
+        if every is not None and self.around.evaluate is not None and (last or step % every == 0):
+            self.progress.evaluations.append(Evaluation(step, self.around.evaluate(self.model)))
 
-def _backward(
-    model: nn.Module,
-    tokens: Tokens,
-    parts: list[np.ndarray],
-    step_targets: _Targets,
-    accelerator: accelerate.Accelerator,
-) -> float:
-    """Accumulate the gradient of the global batch's mean loss; returns that loss in nats per example."""
-    device = accelerator.device
-    examples = sum(map(len, parts))
-    needs_logits = losses.needs_batch_logits(step_targets.recipe.loss)
-    # Where one micro-batch is the whole batch, its own logits serve; dropout would make them a random student's.
-    own_logits_serve = len(parts) == 1 and not _has_dropout(step_targets.recipe)
-    target_GC: Tensor | None = None
-    if not needs_logits:
-        target_GC = step_targets.of(None)
-    elif not own_logits_serve:
-        target_GC = step_targets.of(_logits_of_batch(model, tokens, parts, device).cpu())
-    total, start = 0.0, 0
-    for part in parts:
-        logits_BC = _logits(model, tokens, part, device)
-        if target_GC is None:
-            target_GC = step_targets.of(logits_BC.detach().cpu())
-        target_BC = target_GC[start : start + len(logits_BC)].to(device)
-        start += len(logits_BC)
-        loss_sum = losses.cross_entropy_sum(logits_BC, target_BC)
-        total += float(loss_sum.detach())
-        # Sum over the global count, not a mean of means: the last micro-batch may be short.
-        accelerator.backward(loss_sum / examples)
-    return total / examples
+    def _step(self, epoch: int, batch: np.ndarray) -> tuple[dict[str, Any], bool, bool]:
+        """One update: (its row, somebody wants to stop, a checkpoint is due), the same on every rank."""
+        started = time.perf_counter()
+        step, recipe = self.progress.step, self.recipe
+        lr = lr_at(step, len(self.batches), recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, stop, due = self._backward(batch)
+        if recipe.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+            # In fp16 some steps overflow; the scaler skips them and lowers its scale.
+            if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
+                self._diverged("norm of the gradient", float(norm))
+        self.optimizer.step()
+        row = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "examples": len(batch)}
+        return {**row, "seconds": time.perf_counter() - started}, stop, due
 
+    def _diverged(self, what: str, value: float) -> None:
+        raise StepError(
+            f"the {what} of step {self.progress.step + 1} of {len(self.batches)} is {value}; nothing was kept of this "
+            f"run. Lower recipe.lr (now {self.recipe.lr:g}), or clip harder (clip_norm is {self.recipe.clip_norm})"
+        )
 
-def _logits(model: nn.Module, tokens: Tokens, part: np.ndarray, device: torch.device) -> Tensor:
-    """Logits (B, C) of a micro-batch, in its order; texts of similar length go through the model together."""
-    # A GPU is better off with one large chunk than with little padding.
-    chunks = length_chunks(tokens.lengths[part], CHUNK_ROWS if device.type == "cpu" else None)
-    logits_BC = torch.cat([model(*tokens.padded(part[chunk], device)) for chunk in chunks])
-    return logits_BC[torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)]
+    def _backward(self, batch: np.ndarray) -> tuple[float, bool, bool]:
+        """Accumulate the gradient of the global batch's mean loss; DeepSpeed makes its update in here, too.
 
+        Returns the loss in nats per example, and the wishes of all ranks to stop and to save.
+        """
+        parts = cut(self.tokens.lengths[batch], ranks.size(), self.micro_batch_size)[ranks.rank()]
+        target_GC = self._targets_before(batch, parts)
+        loss_sum, stop, due = 0.0, False, False
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            with self._gradients_sent(last):
+                logits_BC = self._logits(batch, part)
+                if target_GC is None:
+                    target_GC = self._targets(batch, self._gathered(len(batch), parts, [logits_BC.detach()]))
+                loss = losses.cross_entropy_sum(logits_BC, target_GC[part].to(logits_BC.device))
+                loss_sum += float(loss.detach())
+                if last:  # before the last backward pass, because DeepSpeed updates at its end
+                    loss_sum, stop, due = self._agreed(loss_sum)
+                    if not math.isfinite(loss_sum):
+                        self._diverged("loss", loss_sum / len(batch))
+                # Sum over the global count, not a mean of means: the last micro-batch may be short. Ranks are
+                # averaged by DDP and DeepSpeed.
+                self.accelerator.backward(loss * (ranks.size() / len(batch)))
+        return loss_sum / len(batch), stop, due
 
-def _logits_of_batch(model: nn.Module, tokens: Tokens, parts: list[np.ndarray], device: torch.device) -> Tensor:
-    """Logits (G, C) of the global batch without dropout and without gradient."""
-    model.eval()
-    with torch.no_grad():
-        logits_GC = torch.cat([_logits(model, tokens, part, device) for part in parts])
-    model.train()
-    return logits_GC
+    def _agreed(self, loss_sum: float) -> tuple[float, bool, bool]:
+        """The loss over all ranks, and whether any of them wants to stop or a checkpoint is due."""
+        checkpoints = self.around.checkpoints
+        due = checkpoints is not None and checkpoints.due(self.progress.step + 1)
+        mine = torch.tensor([loss_sum, self.around.stopping.asked, due], dtype=torch.float64)
+        loss, stop, save = ranks.total(mine).tolist()
+        return loss, stop > 0, save > 0
+
+    @contextlib.contextmanager
+    def _gradients_sent(self, last: bool) -> Any:
+        """Ranks exchange gradients in the backward pass of the last micro-batch only."""
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        ddp = self.accelerator.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        with contextlib.nullcontext() if last or not ddp else self.accelerator.no_sync(self.model):
+            yield
+
+    def _targets_before(self, batch: np.ndarray, parts: list[np.ndarray]) -> Tensor | None:
+        """Targets (G, C), where they can be had before the pass that is trained on; None where its own logits serve."""
+        if not losses.needs_batch_logits(self.recipe.loss):
+            return self._targets(batch, None)
+        # Dropout would make a micro-batch's own logits a random student's.
+        if len(parts) == 1 and not _has_dropout(self.recipe):
+            return None
+        self.model.eval()
+        with torch.no_grad():
+            logits = [self._logits(batch, part) for part in parts]
+        self.model.train()
+        return self._targets(batch, self._gathered(len(batch), parts, logits))
+
+    def _targets(self, batch: np.ndarray, logits_GC: Tensor | None) -> Tensor:
+        step, total_steps = self.progress.step, len(self.batches)
+        return losses.targets(self.recipe.loss, self.labels_NC[batch], logits_GC, self.prior_C, step, total_steps)
+
+    def _gathered(self, examples: int, parts: list[np.ndarray], logits: list[Tensor]) -> Tensor:
+        """Logits (G, C) of the global batch from all ranks, on the CPU."""
+        logits_GC = torch.zeros(examples, logits[0].shape[-1])
+        for part, logits_BC in zip(parts, logits, strict=True):
+            logits_GC[part] = logits_BC.float().cpu()
+        return ranks.total(logits_GC)  # every row is one rank's, and zero on the others
+
+    def _logits(self, batch: np.ndarray, part: np.ndarray) -> Tensor:
+        """Logits (B, C) of a micro-batch, in its order; texts of similar length go through the model together.
+
+        A rank without texts goes through the model with one, as the others do, and keeps none of it.
+        """
+        rows = batch[part] if len(part) else batch[:1]
+        device = self.accelerator.device
+        # A GPU is better off with one large chunk than with little padding.
+        chunks = length_chunks(self.tokens.lengths[rows], CHUNK_ROWS if device.type == "cpu" else None)
+        logits_BC: Tensor = self.model([self.tokens.padded(rows[chunk], device) for chunk in chunks])
+        return logits_BC[torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)][: len(part)]
 
 
 def _has_dropout(recipe: Recipe) -> bool:

@@ -1,0 +1,89 @@
+"""Bytes to disk so that a reader sees all of them or none, and errors of the disk as sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from w2s.errors import MachineError
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path, below: Path | None = None) -> Iterator[None]:
+    """Errors of the disk as a MachineError that says what to do.
+
+    `below`: permissions are an error of the store only where the file is in this folder; a model that must not be read
+    is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "the disk is full: free some space and run the same command again, finished steps are kept",
+            errno.EDQUOT: "your disk quota is used up: free some space and run the same command again",
+            errno.EROFS: "the disk is read-only: choose another folder with --results",
+            errno.EACCES: "no permission to write: choose another folder with --results",
+            errno.EPERM: "no permission to write: choose another folder with --results",
+            errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --results",
+        }.get(error.errno or 0)
+        named = Path(os.path.abspath(os.fsdecode(error.filename))) if isinstance(error.filename, (str, bytes)) else None
+        foreign = below is not None and named is not None and Path(os.path.abspath(below)) not in named.parents
+        if advice is None or (foreign and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise MachineError(f"{error.filename or where}: {advice}") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync(part)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none that parses."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises NotADirectoryError where a file stands in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # there is something, and it is no folder
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file or folder survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network disks cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
