@@ -27,7 +27,7 @@ NORMAL = Recipe(head_init="normal")
 
 def logits_of(model, tokens, rows=None):
     with torch.inference_mode():
-        return model.eval()(*tokens.padded(np.arange(len(tokens)) if rows is None else np.array(rows)))
+        return model.eval()([tokens.padded(np.arange(len(tokens)) if rows is None else np.array(rows))])
 
 
 def whole_model(folder):
@@ -132,7 +132,7 @@ def test_padding_does_not_change_logits(arch, base_of, texts):
     torch.testing.assert_close(logits_of(model, other_pad), together, rtol=1e-4, atol=2e-5)
     ids, mask = tokens.padded(np.arange(len(tokens)))
     with torch.inference_mode():
-        blind = model(ids, torch.ones_like(mask))
+        blind = model([(ids, torch.ones_like(mask))])
     assert float((blind - alone).abs().max()) > 1e-2  # negative control: without a mask padding shows
 
 
@@ -263,7 +263,7 @@ def test_dropout_is_off_unless_asked_for(arch, base_of, texts):
     model, tokens = models.build(base, 2, NORMAL, 0).train(), models.tokenise(base, texts)
     torch.manual_seed(0)
     with torch.no_grad():
-        first, second = (model(*tokens.padded(np.arange(9))) for _ in range(2))
+        first, second = (model([tokens.padded(np.arange(9))]) for _ in range(2))
     assert torch.equal(first, second)
     torch.testing.assert_close(first, logits_of(model, tokens, range(9)), rtol=1e-5, atol=1e-5)
 
@@ -275,7 +275,7 @@ def test_dropout_is_on_where_asked_for(arch, base_of, texts):
     tokens = models.tokenise(base, texts)
     torch.manual_seed(0)
     with torch.no_grad():
-        first, second = (model(*tokens.padded(np.arange(9))) for _ in range(2))
+        first, second = (model([tokens.padded(np.arange(9))]) for _ in range(2))
     assert float((first - second).abs().max()) > 1e-2
 
 

@@ -13,25 +13,37 @@ from torch import Tensor, nn
 
 
 def pool(hidden_BTD: Tensor, mask_BT: Tensor, how: Literal["last", "mean"]) -> Tensor:
-    """One vector per example (B, D): the last non-padding token's, or the mean over non-padding tokens.
+    """One vector per example (B, D) in float32: the last non-padding token's, or the mean over non-padding tokens.
 
     Works for padding on either side. Examples have at least one token.
     """
     if how == "last":
         positions_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
         last_B = (mask_BT * positions_T).argmax(dim=1)
-        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
-    weight_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
-    return (hidden_BTD * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1)
+        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B].float()
+    weight_BT1 = mask_BT.unsqueeze(-1).float()
+    return (hidden_BTD.float() * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1)
 
 
 class Classifier(nn.Module):
-    """A base model without its language-model head, pooling, and a linear head in float32."""
+    """A base model without its language-model head, pooling, and a linear head in float32.
 
-    def __init__(self, base: nn.Module, hidden_size: int, classes: int, pooling: Literal["last", "mean"]) -> None:
+    `precision` is that of the base model's matrix products (None: float32), by autocast: its weights stay as they are.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        hidden_size: int,
+        classes: int,
+        pooling: Literal["last", "mean"],
+        precision: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.base = base
         self.pooling = pooling
+        self.precision = precision
+        self.keep_casts = True  # of weights, from chunk to chunk of one forward
         self.head = nn.Linear(hidden_size, classes, bias=False)
         self.replay: list[Any] = []  # a list, so that torch does not count the stand-in among the model's own layers
 
@@ -42,16 +54,20 @@ class Classifier(nn.Module):
         the hidden states (b, T, D) that they answer with. One call per micro-batch, however it is cut: DDP and
         DeepSpeed count forward and backward calls.
         """
-        pooled_BD = torch.cat([self._pooled(*chunk) for chunk in chunks])
-        with torch.autocast(device_type=pooled_BD.device.type, enabled=False):
-            logits_BC: Tensor = self.head(pooled_BD)
+        device = chunks[0][0].device.type
+        low = self.precision is not None
+        with torch.autocast(device, dtype=self.precision, enabled=low, cache_enabled=self.keep_casts):
+            pooled = [self._pooled(*chunk) for chunk in chunks]
+        with torch.autocast(device, enabled=False):
+            logits_BC: Tensor = self.head(torch.cat(pooled))
         return logits_BC
 
     def _pooled(self, ids_BT: Tensor, mask_BT: Tensor, hidden_BTD: Tensor | None = None) -> Tensor:
         for stand_in in self.replay:
             stand_in.hidden_BTD = hidden_BTD
         hidden_BTD = self.base(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-        return pool(hidden_BTD, mask_BT, self.pooling).float()
+        with torch.autocast(ids_BT.device.type, enabled=False):
+            return pool(hidden_BTD, mask_BT, self.pooling)
 
 
 def init_head(head: nn.Linear, how: Literal["zeros", "normal"], generator: torch.Generator) -> None:

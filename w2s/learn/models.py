@@ -10,7 +10,6 @@ import copy
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,15 @@ from torch import nn
 
 from w2s.errors import MachineError, StepError
 from w2s.identity import sha256_of
+from w2s.learn import adapt, partition
+from w2s.learn.adapt import layers_of as layers_of  # trunk and steps ask for a model's layers here
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
 from w2s.models import ModelSpec, weights
 from w2s.randomness import stream_seed
 from w2s.sources import cache_dir
-from w2s.spec import Engine, Frozen, Lora, Probe, Recipe
+from w2s.spec import Engine, Recipe
 
-EMBEDDING_NAMES = ("emb", "wte", "wpe")  # in parameter names outside the layers: token, position and type embeddings
 ENGINE = Engine()  # one process, float32; the argument's default
 
 
@@ -40,7 +40,9 @@ class Base:
     """Weights of a base model as published, truncated to the layers asked for; shared, so never trained in place."""
 
     spec: ModelSpec
-    module: Any  # transformers.PreTrainedModel; its classes differ too much between architectures to name one
+    # transformers.PreTrainedModel; its classes differ too much between architectures to name one. None under ZeRO 3,
+    # where no rank holds a whole model: `build` then loads the weights in shares.
+    module: Any
     tokenizer: Any
     pooling: Literal["last", "mean"]
     max_length: int
@@ -53,43 +55,69 @@ def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
     with _quiet():
         found = weights(spec)
         folder = found.folder if found.gguf is None else _converted(spec, found.folder / found.gguf)
-        options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder, **options)
-            _without_dropout(config)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-            module = transformers.AutoModel.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, **options
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, safetensors.SafetensorError) as error:
-            raise StepError(f"model {spec.name}: cannot be loaded from {folder}: {_first_line(error)}") from error
-    truncate(module, spec)
-    module.config.use_cache = False
-    if getattr(module, "pooler", None) is not None:
-        module.pooler = None  # ours pools; an unused layer would be trained on nothing
-    pooling = spec.pooling if spec.pooling != "auto" else "last" if is_decoder(module) else "mean"
+        with _named_errors(spec, folder):
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+    partition.forget()
+    pooling = spec.pooling if spec.pooling != "auto" else "last" if is_decoder(config, spec) else "mean"
+    module = _load(spec, folder, engine) if engine.zero_stage != 3 else None
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or spec.max_length
     # The label may hang on the last words (an answer after a long passage), so the beginning is cut.
     tokenizer.truncation_side = "left"
-    return Base(spec, module.eval(), tokenizer, pooling, min(spec.max_length, limit), folder, found.commit)
+    return Base(spec, module, tokenizer, pooling, min(spec.max_length, limit), folder, found.commit)
 
 
-def is_decoder(module: nn.Module) -> bool:
-    """True where a token sees only those before it: probed, because configurations do not say it reliably."""
-    vocabulary = module.get_input_embeddings().num_embeddings  # type: ignore[operator]  # every transformers model has it
-    ids_BT = torch.tensor([[1, 2, 3], [1, 2, 4]]).clamp_max(vocabulary - 1)
-    with torch.inference_mode():
-        hidden_BTD = module(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
+def _load(spec: ModelSpec, folder: Path, engine: Engine) -> Any:
+    """The base model in float32, truncated, without dropout; in evaluation mode."""
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if engine.attention == "flash_attention_2":
+        if engine.mixed_precision == "no":
+            raise StepError(
+                "engine.attention: flash_attention_2 needs engine.mixed_precision bf16 or fp16; or use sdpa"
+            )
+        options["attn_implementation"] = engine.attention  # else transformers' own choice: not every model has sdpa
+    with _quiet(), _named_errors(spec, folder, "engine.attention: " if "attn_implementation" in options else ""):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+        _without_dropout(config)
+        module, found = transformers.AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    if getattr(module, "pooler", None) is not None:
+        module.pooler = None  # ours pools; an unused layer would be trained on nothing
+    missing = sorted(set(found["missing_keys"]) & {name for name, _ in module.named_parameters()})
+    if missing:  # transformers would have drawn them at random
+        raise StepError(f"model {spec.name}: cannot be loaded from {folder}: its files lack {missing[0]}")
+    truncate(module, spec)
+    module.config.use_cache = False
+    return module.eval()
+
+
+def is_decoder(config: Any, spec: ModelSpec) -> bool:
+    """True where a token sees only those before it: probed, because configurations do not say it reliably.
+
+    Probed on one layer of random weights, which costs little and needs no real ones. Raises StepError where the
+    architecture cannot be made so small.
+    """
+    small = copy.deepcopy(config)
+    small.vocab_size, small.pad_token_id = 8, 0
+    _without_dropout(small)
+    _cut(small, 1)
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            make: Any = transformers.AutoModel.from_config  # without types
+            module = make(small, trust_remote_code=spec.trust_remote_code).float().eval()
+            with torch.inference_mode():
+                for parameter in module.parameters():
+                    if parameter.ndim > 1:  # an architecture may start with zeros, through which no token sees another
+                        parameter.normal_(0.0, parameter.shape[-1] ** -0.5)
+                ids_BT = torch.tensor([[1, 2, 3], [1, 2, 4]])
+                hidden_BTD = module(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise StepError(
+            f"model {spec.name}: cannot tell whether it is a decoder ({_first_line(error)}); give pooling: last or mean"
+        ) from error
     return bool(torch.allclose(hidden_BTD[0, 0], hidden_BTD[1, 0], atol=1e-5))
-
-
-def layers_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    """(name, list) of a base model's transformer layers. Raises StepError where there is no such list."""
-    depth = getattr(module.config, "num_hidden_layers", None)
-    for name, child in module.named_modules():
-        if isinstance(child, nn.ModuleList) and len(child) == depth:
-            return name, child
-    raise StepError(f"{type(module).__name__}: no list of {depth} layers found; layers cannot be cut or frozen")
 
 
 def truncate(module: nn.Module, spec: ModelSpec) -> None:
@@ -101,62 +129,58 @@ def truncate(module: nn.Module, spec: ModelSpec) -> None:
         raise StepError(f"model {spec.name}: {spec.layers} layers asked for, but it has {len(layers)}")
     parent = module.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], layers[: spec.layers])
-    config: Any = module.config
-    config.num_hidden_layers = spec.layers
+    _cut(module.config, spec.layers)
+
+
+def _cut(config: Any, layers: int) -> None:
+    if getattr(config, "num_hidden_layers", None):
+        config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: spec.layers]
+        config.layer_types = config.layer_types[:layers]
 
 
 def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = ENGINE) -> Classifier:
-    """A classifier on a copy of the base model: head made from the seed, frozen and adapted as the recipe says."""
-    module = copy.deepcopy(base.module)
-    model = Classifier(module, _hidden_size(module), classes, base.pooling)
+    """A classifier on the base model: head made from the seed, frozen and adapted as recipe and engine say.
+
+    Weights that are trained are float32 copies; frozen ones may be shared with the base, or held in the precision of
+    the matrix products. Under ZeRO 3 the base model's lie in shares on all ranks, which call this together once they
+    can talk to each other (`accelerator.make`). Raises StepError for what this model cannot do.
+    """
+    if recipe.optimizer == "adafactor" and engine.zero_stage:
+        raise StepError(
+            f"engine.zero_stage: adafactor keeps rows and columns, which ZeRO {engine.zero_stage} cuts apart, and the "
+            "numbers would change; use zero_stage 0 or null, or recipe.optimizer: adamw"
+        )
+    name, precision = base.spec.name, adapt.PRECISIONS[engine.mixed_precision]
+    partition.forget()
+    if engine.zero_stage == 3:
+        with partition.partitioned(engine, recipe):
+            module = _load(base.spec, base.folder, engine)
+    else:
+        module = _sharing(base.module)
+    model = Classifier(module, _hidden_size(module), classes, base.pooling, precision)
+    model.keep_casts = engine.zero_stage != 3  # a kept cast would be a whole weight on every rank
     if recipe.head_init == "unembedding":
         with torch.no_grad():
             model.head.weight.copy_(unembedding_rows(base, classes, recipe.head_words))
     else:
         init_head(model.head, recipe.head_init, torch.Generator().manual_seed(stream_seed(seed, "head")))
-    _set_dropout(module, recipe.dropout, base.spec.name)
-    _tune(module, recipe, seed, base.spec.name)
+    adapt.set_dropout(module, recipe.dropout, name)
+    adapt.tune(module, recipe, seed, name)
+    if engine.zero_stage != 3:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.clone()
+    if precision is not None:
+        adapt.hold_frozen(module, precision)
+    adapt.save_memory_and_time(module, engine, name)
     return model
 
 
-def _tune(module: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
-    tune = recipe.tune
-    if isinstance(tune, Probe):
-        module.requires_grad_(False)
-    elif isinstance(tune, Frozen):
-        freeze(module, tune, name)
-    elif isinstance(tune, Lora):
-        import peft  # slow to import, and few runs need it
-
-        config = peft.LoraConfig(
-            r=tune.r,
-            lora_alpha=tune.alpha,  # type: ignore[arg-type]  # annotated int, but only ever divided by r
-            lora_dropout=tune.dropout,
-            target_modules=list(tune.targets) if tune.targets else "all-linear",
-        )
-        torch.manual_seed(stream_seed(seed, "lora"))
-        try:
-            with warnings.catch_warnings():
-                # GPT-2 stores its linear layers transposed; peft sees that by itself and says so for each of them.
-                warnings.filterwarnings("ignore", message="fan_in_fan_out", category=UserWarning)
-                peft.inject_adapter_in_model(config, module)
-        except ValueError as error:
-            raise StepError(f"model {name}: recipe.tune.targets {tune.targets}: {_first_line(error)}") from error
-
-
-def freeze(module: nn.Module, tune: Frozen, name: str) -> None:
-    """Stop the gradient of the lowest layers, and of the embeddings. Raises StepError where there are fewer layers."""
-    prefix, layers = layers_of(module)
-    if tune.layers > len(layers):
-        raise StepError(f"model {name}: recipe.tune.layers: cannot freeze {tune.layers} of {len(layers)} layers")
-    for layer in layers[: tune.layers]:
-        layer.requires_grad_(False)
-    if tune.embeddings:
-        for parameter_name, parameter in module.named_parameters():
-            if not parameter_name.startswith(prefix + ".") and any(e in parameter_name for e in EMBEDDING_NAMES):
-                parameter.requires_grad_(False)
+def _sharing(module: Any) -> Any:
+    """A copy of a model whose parameters are its own but lie in the same memory, until they are written."""
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, dict(shared))
 
 
 def tokenise(base: Base, texts: list[str]) -> Tokens:
@@ -193,11 +217,14 @@ def unembedding_rows(base: Base, classes: int, words: tuple[str, ...] | None) ->
     last = [ids[-1] for ids in tokens]
     if len(set(last)) < classes:  # two classes would start with one and the same logit
         raise StepError(f"model {base.spec.name}: recipe.head_words: two of {list(words)} end in the same token")
-    with _quiet():
-        whole: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            base.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=base.spec.trust_remote_code
+    options: dict[str, Any] = {"trust_remote_code": base.spec.trust_remote_code}
+    with _quiet(), _named_errors(base.spec, base.folder):
+        config = transformers.AutoConfig.from_pretrained(base.folder, **options)
+        _cut(config, 1)  # of a large model the layers are most, and none of them is needed
+        language: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            base.folder, config=config, dtype=torch.float32, use_safetensors=True, **options
         )
-    rows_CD: torch.Tensor = whole.get_output_embeddings().weight.detach()[last].clone()
+    rows_CD: torch.Tensor = language.get_output_embeddings().weight.detach()[last].clone()
     return rows_CD
 
 
@@ -210,16 +237,6 @@ def _without_dropout(config: Any) -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)
-
-
-def _set_dropout(module: nn.Module, p: float, name: str) -> None:
-    if p == 0.0:
-        return
-    found = [child for child in module.modules() if isinstance(child, nn.Dropout)]
-    if not found:
-        raise StepError(f"model {name}: recipe.dropout: this architecture has no dropout layers; set it to 0")
-    for child in found:
-        child.p = p
 
 
 def _converted(spec: ModelSpec, gguf: Path) -> Path:
@@ -265,6 +282,15 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _named_errors(spec: ModelSpec, folder: Path, setting: str = "") -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = f"{setting}{_first_line(error)}"
+        raise StepError(f"model {spec.name}: cannot be loaded from {folder}: {reason}") from error
 
 
 def _first_line(error: BaseException) -> str:
