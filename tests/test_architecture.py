@@ -29,6 +29,7 @@ LAYERS = (
     {"randomness", "sources", "pairs"},
     {"models", "tasks"},
     {"spec"},
+    {"misfits"},
     {"cost", "sweep", "learn"},
     {"plan"},
     {"estimate", "analyze", "execute", "steps"},

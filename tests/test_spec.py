@@ -77,3 +77,36 @@ def test_sizes_are_above_zero(name, value):
 def test_a_supervisor_is_named_by_a_whole_digest():
     with pytest.raises(SpecError, match="supervisor"):
         validated(TrainSpec, {**step().model_dump(mode="json"), "labels": {"kind": "weak", "supervisor": "abc"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"offload": "disk"}, "offload: expected 'none', 'optimizer' or 'parameters' (got 'disk')"),
+        ({"zero_stage": 4}, "zero_stage: expected 0, 1, 2 or 3 (got 4)"),
+        ({"processes": 0}, "processes: expected 1 or more (got 0)"),
+        ({"micro_batch_size": 0}, "micro_batch_size: expected 1 or more, or 'auto' (got 0)"),
+        ({"micro_batch_size": "big"}, "micro_batch_size: expected a whole number or 'auto' (got 'big')"),
+        ({"micro_batch_size": True}, "micro_batch_size: expected a whole number or 'auto' (got True)"),
+        *(
+            ({"checkpoint_every": wrong}, f"checkpoint_every: write '10 min', '200 steps' or never (got {wrong!r})")
+            for wrong in ("5 hours", "0 min", "10", "10min", "1 step", "", "10 min\n", 10, True, None)
+        ),
+        ({"trackers": ["wandb", "wandb"]}, "trackers: wandb is given twice; keep one (got ['wandb', 'wandb'])"),
+        ({"trackers": ["mlflow"]}, "trackers[0]: expected 'jsonl', 'tensorboard' or 'wandb' (got 'mlflow')"),
+    ],
+)
+def test_a_wrong_setting_of_the_engine_is_named(settings, problem):
+    with pytest.raises(SpecError) as caught:
+        validated(Engine, settings, "engine")
+    assert caught.value.problems == [f"engine.{problem}"]
+
+
+@pytest.mark.parametrize("right", ["never", "1 min", "10 min", "200 steps"])
+def test_checkpoints_by_time_by_steps_or_never(right):
+    assert validated(Engine, {"checkpoint_every": right}).checkpoint_every == right
+
+
+def test_trackers_may_be_none_one_or_all():
+    for trackers in ([], ["wandb"], ["jsonl", "tensorboard", "wandb"]):
+        assert list(validated(Engine, {"trackers": trackers}).trackers) == trackers

@@ -318,6 +318,22 @@ NAME = "a name may hold letters, digits and . _ @ + - only"
                                                        "pairs.studnt: unknown field (did you mean student?)"]),
         ({"pairs": {"zip": {"weak": ["a"], "student": ["b"], "seed": 1}}},
          ["pairs.zip.seed: unknown field (known: student, weak)"]),
+        ({"engine": {"offload": "optimizer"}},
+         ["engine.offload: optimizer needs zero_stage 1, 2 or 3 (got no zero_stage)"]),
+        ({"engine": {"processes": 2}, "methods": {"m": {"loss": "xent", "recipe": {"batch_size": 9}}}},
+         ["engine.processes: batch_size 9 (of b by m, c by m) cannot be shared evenly by 2 processes; "
+          "use 1 or 3, or a batch_size of 8 or 10"]),
+        ({"engine": {"cache_frozen": True, "mixed_precision": "bf16"}, "recipe": {"tune": {"kind": "probe"}}},
+         ["engine.cache_frozen: with mixed_precision bf16 nothing is cached; set it to false, or leave it out"]),
+        ({"recipe": {"precision": "bf16"}},
+         ["recipe.precision: is a setting of the engine, for all models: `engine: {mixed_precision: bf16}`"]),
+        ({"models": {**MODELS, "d": {"use": "minilm", "recipe": {"precision": "fp32", "epoch": 2}}}},
+         ["models.d.recipe.precision: is a setting of the engine, for all models: `engine: {mixed_precision: no}`",
+          "models.d.recipe.epoch: unknown field (did you mean epochs?)"]),
+        ({"methods": {"m": {"loss": "xent", "recipe": {"tune": {"kind": "frozen", "layers": 3}}}}},
+         ["methods.m.recipe.tune.layers: cannot freeze 3 layers of b, which keeps 2"]),
+        ({"methods": {"m": {"loss": "xent", "recipe": {"head_words": ["a", "b", "c"]}}}},
+         ["methods.m.recipe.head_words: 3 words, and movie has 2 classes"]),
         ({"models": ["minilm"]}, ["pairs: all_upper needs two models or more, weakest first (got 1)"]),
     ],
 )  # fmt: skip
@@ -341,6 +357,27 @@ def test_all_mistakes_are_told_at_once(problems):
         "models.a: no model 'minlm' (did you mean minilm?); `w2s models` lists the names, and a hub id (org/name), "
         "a local folder or a GGUF file works too",
         "models.b.layres: unknown field (did you mean layers?)",
+    ]
+
+
+def test_the_engine_and_the_recipes_are_told_beside_a_field_that_does_not_exist(problems):
+    """What can be told of a part alone does not wait for the whole to be right."""
+    found = problems(
+        sizes={**SIZES, "tset": 3},
+        recipe={"epoch": 2, "precision": "bf16"},
+        engine={"offload": "parameters", "mixed_precision": "fp16", "device": "cpu"},
+        models={**MODELS, "d": {"use": "minilm", "recipe": {"batch": 2}}},
+    )
+    assert found == [
+        "sizes.tset: unknown field (did you mean test?)",
+        "recipe.precision: is a setting of the engine, for all models: `engine: {mixed_precision: bf16}`",
+        "recipe.epoch: unknown field (did you mean epochs?)",
+        "models.d.recipe.batch: unknown field (did you mean batch_size?)",
+        "engine.offload: parameters needs zero_stage 3 (got no zero_stage)",
+        "engine.mixed_precision: fp16 needs a CUDA device, and engine.device is cpu; use bf16 or no",
+    ]
+    assert problems(engine={"offload": "optimizer", "worker": 1}) == [
+        "engine.worker: unknown field (did you mean workers?)"
     ]
 
 
@@ -386,6 +423,33 @@ def test_a_file_that_is_no_sweep(text, problem, tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SpecError, match=r"nope\.yaml: cannot be read: No such file"):
         read_sweep(tmp_path / "nope.yaml")
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("quikstart.yaml", " (did you mean quickstart.yaml?)"),
+        ("quickstart", " (did you mean quickstart.yaml?)"),
+        ("pythia.yaml", " (did you mean sweeps/pythia_nlp.yaml?)"),
+        ("pythia_nlp.yaml", " (did you mean sweeps/pythia_nlp.yaml?)"),  # the name is right, the folder is not
+        ("zzz.yaml", " (there are quickstart.yaml, sweeps/pythia_nlp.yaml)"),
+        ("nowhere/zzz.yaml", " (there are sweeps/pythia_nlp.yaml)"),
+    ],
+)
+def test_a_file_that_is_not_there_brings_the_nearest_name(asked, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    for name in ("quickstart.yaml", "sweeps/pythia_nlp.yaml", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(SpecError) as caught:
+        read_sweep(Path(asked))
+    assert caught.value.problems == [f"{asked}: cannot be read: No such file or directory{hint}"]
+
+
+def test_a_folder_is_no_file_that_is_missing(tmp_path):
+    (tmp_path / "other.yaml").touch()
+    with pytest.raises(SpecError, match=r"cannot be read: Is a directory$"):
+        read_sweep(tmp_path)
 
 
 # -- the sweeps that come with w2s ------------------------------------------------------------------------------------

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from w2s.identity import Spec, identity, runtime
 from w2s.models import ModelSpec
 from w2s.tasks.task import TaskSpec
 
 Split = Literal["weak_train", "transfer", "val", "test"]
+INTERVAL = re.compile(r"never|[1-9][0-9]* (min|steps)")
 PREDICTED: tuple[Split, ...] = ("test", "val", "transfer")  # by every trained model: all it may later be asked about
 
 
@@ -106,8 +108,30 @@ class Engine(Spec):
     attention: Literal["sdpa", "flash_attention_2"] = runtime("sdpa")
     compile: bool = runtime(False)
     cache_frozen: bool = runtime(False)  # frozen lower layers run once per text; costs 4 bytes x tokens x hidden size
-    checkpoint_every: str = runtime("10 min", pattern=r"^(never|[1-9][0-9]* (min|steps))$")
+    checkpoint_every: str = runtime("10 min")
     trackers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = runtime(("jsonl",))
+
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _above_zero(cls, size: int | str | None) -> int | str | None:
+        if isinstance(size, int) and size < 1:
+            raise ValueError("expected 1 or more, or 'auto'")
+        return size
+
+    @field_validator("checkpoint_every", mode="before")  # before: whatever is wrong with it, this is the advice
+    @classmethod
+    def _interval(cls, text: Any) -> Any:
+        if not (isinstance(text, str) and INTERVAL.fullmatch(text)):
+            raise ValueError("write '10 min', '200 steps' or never")
+        return text
+
+    @field_validator("trackers")
+    @classmethod
+    def _no_tracker_twice(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in trackers:
+            if trackers.count(name) > 1:
+                raise ValueError(f"{name} is given twice; keep one")
+        return trackers
 
     @property
     def ranks(self) -> int:

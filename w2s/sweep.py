@@ -6,7 +6,10 @@ A recipe is built from four layers, the later one winning field by field: the de
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import functools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +17,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from w2s import models
+from w2s import misfits, models
 from w2s.errors import SpecError
-from w2s.identity import Spec, identity, runtime, unique, validated
+from w2s.identity import LISTED, Spec, identity, runtime, unique, validated
+from w2s.misfits import Use
 from w2s.models import ModelSpec
 from w2s.pairs import Pairs, expanded
 from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
@@ -26,6 +30,9 @@ from w2s.yamlfile import parse_yaml, read_yaml
 
 WRONG_NAME = "a name may hold letters, digits and . _ @ + - only"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")  # sweeps, models and methods name folders, files and columns
+# Weak models and ceilings follow these recipes too, and their loss is always xent.
+SHARED_LOSS = "the loss belongs to a method: `methods: {name: {loss: ...}}`"
+OWN_LOSS = "the loss of a method stands beside its recipe, not in it"
 Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations, the one whose predictions count
 
 
@@ -93,12 +100,28 @@ class Experiment(NamedTuple):
 
 def read_sweep(path: Path, sets: Sequence[str] = ()) -> Sweep:
     """The sweep in a YAML file with `a.b=value` changes applied. Raises SpecError with every problem found."""
-    data = read_yaml(Path(path))
+    try:
+        data = read_yaml(Path(path))
+    except SpecError as error:
+        if os.path.exists(path):
+            raise
+        raise SpecError(f"{error}{_similar(Path(path))}") from None
     if not isinstance(data, dict):
         found = "an empty file" if data is None else "a list" if isinstance(data, list) else repr(data)[:80]
         raise SpecError(f"{path}: expected a mapping with tasks, models and methods (got {found})")
     data.setdefault("name", Path(path).stem)
     return sweep_of(data, Path(path).resolve().parent, str(path), sets)
+
+
+def _similar(path: Path) -> str:
+    """' (did you mean X?)' for the YAML files in the same folder and in sweeps/ with the nearest name."""
+    there = [file for folder in (path.parent, Path("sweeps")) for file in sorted(folder.glob("*.y*ml"))]
+    stems = {file.stem for file in there}
+    close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.6)
+    found = [str(file) for file in there if file.stem in close] or [str(file) for file in there]
+    if not found or len(found) > LISTED:
+        return ""
+    return f" (did you mean {found[0]}?)" if close else f" (there are {', '.join(unique(found))})"
 
 
 def sweep_of(data: dict[str, Any], base: Path, where: str = "sweep", sets: Sequence[str] = ()) -> Sweep:
@@ -110,7 +133,7 @@ def sweep_of(data: dict[str, Any], base: Path, where: str = "sweep", sets: Seque
         try:
             file = validated(SweepFile, raw)
         except SpecError as error:
-            raise SpecError([*error.problems, *_unknown_names(raw, base)]) from None
+            raise SpecError([*error.problems, *_problems_of_parts(raw, base)]) from None
         found = _looked_up(file, raw, base)
     except SpecError as error:
         problems += error.problems
@@ -142,17 +165,22 @@ def _named(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     return named
 
 
-def _unknown_names(raw: dict[str, Any], base: Path) -> list[str]:
-    """Tasks and models that do not exist, in a sweep that is wrong elsewhere too: all is said at once."""
-    problems: list[str] = []
+def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
+    """What is wrong with parts of a sweep that is wrong elsewhere too, as far as each can be told alone."""
+    problems = _wrong_recipe(raw.get("recipe", {}), "recipe")
     for key, look_up in (("tasks", registry.task_of), ("models", models.model_of)):
         entries = raw.get(key)
         for name, value in entries.items() if isinstance(entries, dict) else ():
+            where = f"{key}.{name}"
+            own, recipe = _without_recipe(value) if key == "models" else (value, {})
             if isinstance(value, (str, dict)):
                 try:
-                    look_up(_without_recipe(value)[0] if key == "models" else value, base, f"{key}.{name}")
+                    look_up(own, base, where)
                 except SpecError as error:
                     problems += error.problems
+            problems += _wrong_recipe(recipe, f"{where}.recipe")
+    with contextlib.suppress(SpecError):  # an engine that is none says so itself
+        problems += misfits.of_engine(validated(Engine, raw.get("engine", {})))
     return problems
 
 
@@ -211,32 +239,31 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     specs: dict[str, Any] = {}
     recipes: dict[str, Any] = {}
     student_recipes: dict[tuple[str, str], Any] = {}
-    collect(_shared_recipe, file.recipe, "recipe")
+    problems += _wrong_recipe(file.recipe, "recipe")
     for name, value in file.models.items():
         own, recipe = _without_recipe(value)
         where = f"models.{name}"
         if not NAME.match(name):
             problems.append(f"{where}: {WRONG_NAME}; write `short_name: {{use: {name}}}`")
         specs[name] = collect(models.model_of, own, base, where, name)
-        collect(_shared_recipe, recipe, f"{where}.recipe")
+        problems += _wrong_recipe(recipe, f"{where}.recipe")
         recipes[name] = _recipe(file.recipe, recipe, {"loss": {"name": "xent"}})
     for method, entry in file.methods.items():
         if not NAME.match(method):
             problems.append(f"methods.{method}: {WRONG_NAME}")
-        collect(_method_recipe, entry, f"methods.{method}.recipe")
+        problems += _wrong_recipe(entry.recipe, f"methods.{method}.recipe", OWN_LOSS)
         for name, value in file.models.items():
             loss = entry.loss.model_dump(mode="json")
             student_recipes[name, method] = _recipe(
                 file.recipe, _without_recipe(value)[1], entry.recipe, {"loss": loss}
             )
     pairs = collect(expanded, file.pairs, list(file.models))
-    problems += _misfit_of_selections(file, student_recipes, pairs or [])
-    for name, spec in specs.items():
-        if spec is not None and recipes[name] is not None:
-            problems += _misfit(f"models.{name}", spec, recipes[name])
+    problems += misfits.of_selections(file.selections, list(file.methods), student_recipes, pairs or [])
+    uses = _uses(specs, recipes, student_recipes, pairs)
+    problems += [*misfits.of_engine(file.engine), *misfits.of_recipes(file.engine, uses)]
     for name, task in tasks.items():
         if task is not None:
-            problems += _misfit_of_classes(name, task, file, recipes)
+            problems += misfits.of_classes(name, task, {m: entry.loss for m, entry in file.methods.items()}, uses)
     if problems:
         raise SpecError(unique(problems))
     return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs)
@@ -253,17 +280,23 @@ def _without_recipe(value: Any) -> tuple[Any, Any]:
     return value, {}
 
 
-def _shared_recipe(recipe: Any, where: str) -> Recipe:
-    """The recipe of all models or of one, which weak models and ceilings follow too: their loss is always xent."""
-    if isinstance(recipe, dict) and "loss" in recipe:
-        raise SpecError(f"{where}.loss: the loss belongs to a method: `methods: {{name: {{loss: ...}}}}`")
-    return validated(Recipe, recipe, where)
-
-
-def _method_recipe(method: Method, where: str) -> Recipe:
-    if "loss" in method.recipe:
-        raise SpecError(f"{where}.loss: the loss of a method stands beside its recipe, not in it")
-    return validated(Recipe, method.recipe, where)
+def _wrong_recipe(recipe: Any, where: str, loss: str = SHARED_LOSS) -> list[str]:
+    """What is wrong with a recipe as written, whose loss belongs elsewhere: `loss` says where."""
+    problems, left = [], recipe
+    if isinstance(recipe, dict):
+        left = {key: value for key, value in recipe.items() if key not in ("loss", "precision")}
+        if "loss" in recipe:
+            problems.append(f"{where}.loss: {loss}")
+        if "precision" in recipe:  # as it was written once
+            value = {"fp32": "no"}.get(str(recipe["precision"]), recipe["precision"])
+            problems.append(
+                f"{where}.precision: is a setting of the engine, for all models: `engine: {{mixed_precision: {value}}}`"
+            )
+    try:
+        validated(Recipe, left, where)
+    except SpecError as error:
+        problems += error.problems
+    return problems
 
 
 def _recipe(*parts: Any) -> Recipe | None:
@@ -274,53 +307,19 @@ def _recipe(*parts: Any) -> Recipe | None:
         return None
 
 
-def _misfit(where: str, model: ModelSpec, recipe: Recipe) -> list[str]:
-    """What a model and its recipe cannot do together, as far as the registry knows the model."""
-    frozen = getattr(recipe.tune, "layers", None)
-    kept = model.layers or model.depth
-    if frozen is not None and kept is not None and frozen > kept:
-        return [f"{where}.recipe.tune.layers: cannot freeze {frozen} layers of a model that keeps {kept}"]
-    return []
-
-
-def _misfit_of_classes(name: str, task: TaskSpec, file: SweepFile, recipes: dict[str, Any]) -> list[str]:
-    """What losses and heads cannot do with the number of classes of a task."""
-    problems = []
-    for method, entry in file.methods.items():
-        threshold = getattr(entry.loss, "threshold", None)
-        if task.n_classes > 2 and isinstance(threshold, float):
-            problems.append(
-                f"methods.{method}.loss.threshold: {threshold:g} is a number, which needs two classes, "
-                f"and {name} has {task.n_classes}; use prior or half"
-            )
-    for model, recipe in recipes.items():
-        words = recipe.head_words if recipe is not None else None
-        if words is not None and len(words) != task.n_classes:
-            problems.append(
-                f"models.{model}.recipe.head_words: {len(words)} words, and {name} has {task.n_classes} classes"
-            )
-    return problems
-
-
-def _misfit_of_selections(
-    file: SweepFile, student_recipes: dict[tuple[str, str], Any], pairs: Sequence[tuple[str, str]]
-) -> list[str]:
-    """What cannot be selected: the same thing twice, or among evaluations that a student's recipe does not make."""
-    twice = [s for s in dict.fromkeys(file.selections) if file.selections.count(s) > 1]
-    problems = [f"selections: {selection} is given twice" for selection in twice]
-    choosing = [selection for selection in dict.fromkeys(file.selections) if selection != "final"]
-    verb = "chooses" if len(choosing) == 1 else "choose"
-    students = dict.fromkeys(student for _, student in pairs)
-    for method in file.methods:
-        made = [student_recipes[student, method] for student in students]
-        lacking = [s for s, recipe in zip(students, made, strict=True) if recipe and recipe.eval_every is None]
-        if choosing and lacking:
-            whom = "" if len(lacking) == len(students) else f" for {', '.join(lacking)}"
-            problems.append(
-                f"selections: {' and '.join(choosing)} {verb} among evaluations during training, and methods.{method} "
-                f"makes none{whom}; write methods.{method}.recipe.eval_every: N, in optimizer steps"
-            )
-    return problems
+def _uses(
+    specs: dict[str, Any],
+    recipes: dict[str, Any],
+    student_recipes: dict[tuple[str, str], Any],
+    pairs: Sequence[tuple[str, str]] | None,
+) -> list[Use]:
+    """Every recipe that is right by itself, with what follows it."""
+    students = {student for _, student in pairs} if pairs is not None else set(specs)
+    uses = [Use(model, None, specs[model], recipe) for model, recipe in recipes.items() if recipe is not None]
+    for (model, method), recipe in student_recipes.items():
+        if recipe is not None and model in students:
+            uses.append(Use(model, method, specs[model], recipe))
+    return uses
 
 
 def expand(sweep: Sweep) -> list[Experiment]:
