@@ -396,9 +396,9 @@ def _write_weights(staged: Staged | None, setting: _Setting) -> None:
     """What was trained, and no more: the rest is the base model, which the spec names. Every rank gives its part."""
     import safetensors.torch
 
-    from w2s.learn import models
+    from w2s.learn import partition
 
-    trained = models.trained_state(setting.accelerator.unwrap_model(setting.model))
+    trained = partition.trained_state(setting.accelerator.unwrap_model(setting.model))
     if staged is not None:
         (staged.folder / "model").mkdir()
         safetensors.torch.save_file(trained, staged.folder / "model" / "trained.safetensors")

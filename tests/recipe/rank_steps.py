@@ -1,0 +1,64 @@
+"""One rank of a group: carries out the jobs of a file, as a worker would, and says what became of each.
+
+A job is {"spec", "store"}; "die_at": a rank ("die_rank") is killed after so many optimizer steps; "stop_at": rank
+"stop_rank" is asked to stop then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from w2s import steps
+from w2s.errors import W2SError
+from w2s.identity import validated
+from w2s.spec import TrainSpec
+from w2s.stopping import Stopped, Stopping
+from w2s.store import Store
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def carry_out(job: dict[str, Any]) -> str:
+    stopping = Stopping()
+    done = 0
+
+    def count(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == job.get("die_at") and job.get("die_rank", 0) == RANK:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if done == job.get("stop_at") and job.get("stop_rank", 0) == RANK:
+            stopping.ask()
+
+    from w2s.learn import trainer
+
+    real = trainer._Training._evaluate
+
+    def after_each_step(self: Any, last: bool) -> None:  # every rank comes by here once per optimizer step
+        real(self, last)
+        count()
+
+    trainer._Training._evaluate = after_each_step  # type: ignore[method-assign]
+    try:
+        return steps.run_step(validated(TrainSpec, job["spec"]), Store(Path(job["store"])), stopping=stopping)
+    except Stopped:
+        return "stopped"
+    except W2SError as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        trainer._Training._evaluate = real  # type: ignore[method-assign]
+
+
+def main() -> None:
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    outcomes = [carry_out(job) for job in jobs]
+    Path(f"{sys.argv[1]}.rank{RANK}").write_text(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    main()
