@@ -15,6 +15,7 @@ import pytest
 import w2s
 from w2s.cli import main as cli
 from w2s.cli.commands import COMMANDS
+from w2s.spec import Engine, Recipe
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "scipy", "matplotlib", "rich", "peft")
 
@@ -158,6 +159,65 @@ def test_run_is_a_sweep_of_one_cell(lab, ask):
     }
     assert recorded["recipe"] == {"lr": 1e-4}
     assert "minilm@1 -> minilm@2" in out
+
+
+def test_flags_of_run_reach_the_engine_and_the_recipe(lab, ask, monkeypatch):
+    engines: list[Engine] = []
+    recipes: list[Recipe] = []
+
+    def execute(plan, store, *, engine, **more):
+        engines.append(engine)
+        recipes.extend(node.spec.recipe for node in plan.nodes.values() if node.kind == "train")
+        return lab.execute(plan, store)
+
+    monkeypatch.setattr("w2s.execute.local.execute", execute)
+    words = ["run", "--task", "movie", "--weak", "minilm@1", "--strong", "minilm@2", "--results", lab.results]
+    settings = ["--processes", "2", "--zero-stage=3", "--offload", "parameters", "--micro-batch-size", "auto",
+                "--gradient-checkpointing", "--checkpoint-every", "200 steps", "--eval-every=7"]  # fmt: skip
+    assert ask(*words, *settings)[::2] == (0, "")
+    (engine,) = engines
+    assert engine == Engine(processes=2, zero_stage=3, offload="parameters", micro_batch_size="auto",
+                            gradient_checkpointing=True, checkpoint_every="200 steps")  # fmt: skip
+    assert {recipe.eval_every for recipe in recipes} == {7}
+    code, _, err = ask(*words, "--offload", "disk", "--micro-batch-size", "0")
+    assert (code, err.splitlines()) == (2, [
+        "w2s: run: engine.offload: expected 'none', 'optimizer' or 'parameters' (got 'disk')",
+        "w2s: run: engine.micro_batch_size: expected 1 or more, or 'auto' (got 0)",
+    ])  # fmt: skip
+
+
+def test_what_the_machine_lacks_is_told_before_any_work_and_only_where_there_is_some(lab, sweep, monkeypatch):
+    lab.yaml.write_text(lab.yaml.read_text() + "engine: {trackers: [wandb]}\n")
+    monkeypatch.setattr("w2s.cli.requirements.installed", lambda name: name != "wandb")
+    code, out, err = sweep("sweep")
+    assert (code, out) == (1, "")
+    assert err == "w2s: engine.trackers: wandb is not installed; pip install wandb, or take it out of engine.trackers\n"
+    assert lab.made == []
+    assert not lab.results.exists()
+    assert sweep("plan")[0] == sweep("sweep", "--dry-run")[0] == 0
+    for node in lab.plan().nodes.values():
+        lab.finish(node)
+    assert sweep("sweep")[::2] == (0, ""), "all is there: its tables need no tracker"
+
+
+def test_restart_step_drops_checkpoints_before_any_work_and_says_so(lab, sweep):
+    lab.failing = "data"  # so that all stays unfinished
+    checkpoint = lab.store.checkpoints(lab.node("weak tiny on movie, seed 0").digest) / "step-00000010"
+    checkpoint.mkdir(parents=True)
+    assert sweep("sweep", "--dry-run", "--restart-step")[::2] == (0, "")
+    assert "restart:" not in sweep("sweep")[2]
+    assert checkpoint.is_dir()
+    _, _, err = sweep("sweep", "--restart-step")
+    assert err.startswith("restart: 1 checkpoint of 1 unfinished step dropped\n")
+    assert not checkpoint.exists()
+    assert "restart: 0 checkpoints of 0 unfinished steps dropped\n" in sweep("sweep", "--restart-step")[2]
+
+
+def test_sweep_needs_a_file_that_is_there(ask, lab, monkeypatch):
+    monkeypatch.chdir(lab.yaml.parent)
+    code, out, err = ask("sweep", "made_upp")
+    assert (code, out) == (2, "")
+    assert err == "w2s: made_upp: cannot be read: No such file or directory (did you mean made_up.yaml?)\n"
 
 
 def test_run_names_what_is_missing_or_wrong(ask):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import sysconfig
 
 import pytest
 
@@ -62,3 +64,33 @@ def test_a_package_that_is_not_installed_is_loud(machine, tmp_path, monkeypatch)
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     (warning,) = loud(tmp_path)
     assert "no-such-package is not installed" in warning
+
+
+def test_what_an_engine_can_use_is_told(machine, tmp_path, monkeypatch):
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "Python.h").touch()
+    path_of = sysconfig.get_path
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, *a: str(tmp_path) if name == "include" else path_of(name))
+    monkeypatch.setattr(doctor, "installed", lambda package: package == "wandb")
+    several, kernels = [line for line in doctor.lines(tmp_path) if line.startswith("engine ")]
+    assert "several processes by gloo" in several
+    assert f"zero_stage by deepspeed {importlib.metadata.version('deepspeed')};" in several
+    assert several.endswith("trackers jsonl, wandb")
+    assert "flash_attention_2 cannot be used, flash_attn is not installed" in kernels
+    assert "compile cannot be used, no C++ compiler is on PATH" in kernels
+    compiler = tmp_path / "bin" / "mine"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(doctor, "installed", lambda package: True)
+    several, kernels = [line for line in doctor.lines(tmp_path) if line.startswith("engine ")]
+    assert several.endswith("trackers jsonl, tensorboard, wandb")
+    assert kernels.endswith(f"flash_attention_2 can be used; compile by {compiler}")
+
+
+def test_a_torch_without_process_groups_is_loud(machine, tmp_path, monkeypatch):
+    import torch.distributed
+
+    monkeypatch.setattr(torch.distributed, "is_gloo_available", lambda: False)
+    (warning,) = loud(tmp_path)
+    assert "built without gloo: a step cannot have several processes" in warning

@@ -35,6 +35,18 @@ def run(
     test: int = 500,
     set_: Sequence[str] = (),
     workers: int | None = None,
+    devices_per_step: int | None = None,
+    processes: int | None = None,
+    zero_stage: int | None = None,
+    offload: str | None = None,
+    mixed_precision: str | None = None,
+    micro_batch_size: str | None = None,
+    gradient_checkpointing: bool = False,
+    attention: str | None = None,
+    compile_: bool = False,
+    checkpoint_every: str | None = None,
+    eval_every: int | None = None,
+    restart_step: bool = False,
     keep_weights: bool = False,
     name: str | None = None,
     dry_run: bool = False,
@@ -52,6 +64,19 @@ def run(
       --weak-train N, --transfer N, --val N, --test N    examples per split (500, 500, 100, 500)
       --set PATH=VALUE     change a field of the sweep, such as recipe.lr=1e-5; may be repeated
       --workers N          steps at a time (one per device; on a CPU as many as memory and cores allow)
+      --devices-per-step N    CUDA devices that one step occupies, one process on each (1)
+      --processes N        processes of one step on a CPU (1)
+      --zero-stage N       DeepSpeed ZeRO: 0, 1 (cuts the optimizer's state into a piece per process), 2 (gradients
+                           too), 3 (weights too) (no DeepSpeed)
+      --offload WHAT       to the host's memory: none, optimizer (ZeRO 1 to 3), parameters (ZeRO 3) (none)
+      --mixed-precision P  of matrix products: no, bf16, fp16; changes numbers, so such steps have other digests (no)
+      --micro-batch-size N    examples at a time in each process; auto: as many as fit (its share of the batch)
+      --gradient-checkpointing    less memory for about a third more computation
+      --attention KIND     sdpa, or flash_attention_2 with bf16 or fp16 on CUDA (sdpa)
+      --compile            compile the model by torch.compile: slow to start, then faster
+      --checkpoint-every T    '10 min', '200 steps' or never (10 min)
+      --eval-every N       evaluate every N optimizer steps, which --set selections=[final,weak_val] needs
+      --restart-step       drop the checkpoints of unfinished steps, which then begin anew
       --keep-weights       keep what was trained, for `w2s label`
       --name NAME          the folder under results/sweeps (made of the other arguments)
       --dry-run            show the plan and stop
@@ -60,21 +85,24 @@ def run(
     Examples:
       w2s run --task movie --weak minilm@2 --strong minilm@6 --set recipe.lr=3e-4
       w2s run --task sarcasm --weak ./small --strong ./large --method xent --seed 1 --keep-weights
+      w2s run --task movie --weak minilm@2 --strong smollm2 --processes 2 --zero-stage 3 --micro-batch-size 8
     """
+    given = locals()
     from w2s import sweep as sweeps
+    from w2s.cli.shorthand import changes, model_of, name_of
 
-    models = {_short(model): _model(model) for model in (weak, strong)}
+    models = {name_of(model): model_of(model) for model in (weak, strong)}
     data: dict[str, Any] = {
-        "name": name or f"run-{task}-{_short(weak)}-{_short(strong)}-{method}-seed{seed}",
+        "name": name or f"run-{task}-{name_of(weak)}-{name_of(strong)}-{method}-seed{seed}",
         "tasks": [task],
         "sizes": {"weak_train": weak_train, "transfer": transfer, "val": val, "test": test},
         "models": models,
-        "pairs": [[_short(weak), _short(strong)]],
+        "pairs": [[name_of(weak), name_of(strong)]],
         "methods": [method],
         "seeds": [seed],
     }
-    found = sweeps.sweep_of(data, Path.cwd(), "run", _sets(set_, workers, keep_weights))
-    return _carry_out(found, results, dry_run)
+    found = sweeps.sweep_of(data, Path.cwd(), "run", changes(given))
+    return _carry_out(found, results, dry_run, restart_step)
 
 
 def sweep(
@@ -82,6 +110,7 @@ def sweep(
     *,
     set_: Sequence[str] = (),
     workers: int | None = None,
+    restart_step: bool = False,
     keep_weights: bool = False,
     dry_run: bool = False,
     results: Path = RESULTS,
@@ -95,6 +124,7 @@ def sweep(
       YAML                 the sweep's file
       --set PATH=VALUE     change a field before anything else, such as recipe.lr=1e-5 or seeds=[0,1]; may be repeated
       --workers N          steps at a time (one per device; on a CPU as many as memory and cores allow)
+      --restart-step       drop the checkpoints of unfinished steps, which then begin anew
       --keep-weights       keep what was trained, for `w2s label`
       --dry-run            show the plan and stop
       --results DIR        where artifacts and tables go (results)
@@ -102,10 +132,13 @@ def sweep(
     Examples:
       w2s sweep sweeps/quickstart.yaml
       w2s sweep sweeps/quickstart.yaml --dry-run --set seeds=[0] --set recipe.epochs=1
+      w2s sweep sweeps/pythia_nlp.yaml --set engine.devices_per_step=2 --set engine.zero_stage=2 --restart-step
     """
+    given = locals()
+    from w2s.cli.shorthand import changes
     from w2s.sweep import read_sweep
 
-    return _carry_out(read_sweep(yaml, _sets(set_, workers, keep_weights)), results, dry_run)
+    return _carry_out(read_sweep(yaml, changes(given)), results, dry_run, restart_step)
 
 
 def plan(yaml: Path, *, set_: Sequence[str] = (), results: Path = RESULTS) -> int:
@@ -298,23 +331,6 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def _short(model: str) -> str:
-    """The name of a model in tables: minilm@2 as it is; the last part of a hub id or a path."""
-    last = model.rstrip("/").rpartition("/")[2]
-    return "".join(c if c.isascii() and (c.isalnum() or c in "._@+-") else "-" for c in last).lstrip("._@+-") or "model"
-
-
-def _model(model: str) -> Any:
-    """`NAME@K` as {use: NAME, layers: K}; everything else as it is."""
-    name, at, layers = model.rpartition("@")
-    return {"use": name, "layers": int(layers)} if at and name and layers.isdecimal() else {"use": model}
-
-
-def _sets(set_: Sequence[str], workers: int | None, keep_weights: bool) -> list[str]:
-    own = [] if workers is None else [f"engine.workers={workers}"]
-    return [*set_, *own, *(["keep_weights=true"] if keep_weights else [])]
-
-
 def _store(results: Path) -> Store:
     from w2s.store import Store
 
@@ -335,17 +351,21 @@ def _show_plan(found: Sweep, results: Path) -> int:
     return 0
 
 
-def _carry_out(found: Sweep, results: Path, dry_run: bool) -> int:
+def _carry_out(found: Sweep, results: Path, dry_run: bool, restart_step: bool) -> int:
     """Plan, execute, tables; 1 where a step failed."""
     if dry_run:
         return _show_plan(found, results)
     from w2s import estimate
     from w2s import plan as plans
-    from w2s.cli import describe
+    from w2s.cli import describe, requirements, restart
     from w2s.execute import display, local
 
     planned, store = _planned(found), _store(results)
+    if not all(plans.is_done(node, store) for node in planned.nodes.values()):
+        requirements.require(found.file.engine)
     store.require_writable()
+    if restart_step:
+        print(restart.drop_checkpoints(planned, store), file=sys.stderr)
     plans.write(planned, results / "sweeps" / planned.name)
     describe.remember_command(results, planned.name, shlex.join(["w2s", *sys.argv[1:]]))
     expected = {d: c.seconds for d, c in estimate.costs(planned, store).items() if c.seconds is not None}

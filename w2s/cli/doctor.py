@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import w2s
+from w2s.cli.requirements import compiler, compiler_missing, installed
 from w2s.cli.terminal import size
 from w2s.provenance import versions
 from w2s.sources.cache import cache_dir
@@ -37,6 +38,7 @@ def lines(results: Path) -> Iterator[str]:
     yield from _folder("results", results.absolute(), "--results")
     yield _memory()
     yield from _devices(nvidia_gpus())
+    yield from _engine(found.get("deepspeed"))
 
 
 def _folder(name: str, folder: Path, how: str) -> Iterator[str]:
@@ -91,3 +93,31 @@ def _devices(gpus: list[str]) -> Iterator[str]:
         )
         yield f"{LOUD}nvidia-smi lists {len(gpus)} GPUs and torch can use none: runs would take the CPU. {why}"
         yield from (f"{LOUD}  {gpu}" for gpu in gpus)
+
+
+def _engine(deepspeed: str | None) -> Iterator[str]:
+    """What settings of an engine can make use of here."""
+    try:
+        import torch
+        from torch import distributed
+    except Exception:  # told above
+        return
+    found = []
+    if distributed.is_available():
+        there = {"gloo": distributed.is_gloo_available(), "nccl": distributed.is_nccl_available()}
+        found = [backend for backend, usable in there.items() if usable]
+    needed = "nccl" if torch.cuda.is_available() else "gloo"
+    trackers = ["jsonl", *(name for name in ("tensorboard", "wandb") if installed(name))]
+    yield (
+        f"engine    several processes by {' and '.join(found) or 'nothing'}; zero_stage by deepspeed "
+        f"{deepspeed or '(not installed)'}; trackers {', '.join(trackers)}"
+    )
+    if needed not in found:
+        yield (
+            f"{LOUD}torch {torch.__version__} is built without {needed}: a step cannot have several processes; "
+            "install the build from pytorch.org"
+        )
+    missing = compiler_missing(torch.cuda.is_available())
+    flash = "can be used" if installed("flash_attn") else "cannot be used, flash_attn is not installed"
+    compiled = f"cannot be used, {missing}" if missing else f"by {compiler(torch.cuda.is_available())}"
+    yield f"engine    flash_attention_2 {flash}; compile {compiled}"

@@ -1,0 +1,28 @@
+"""A plan in, its unfinished steps without their checkpoints out; leaves alone what another run works on."""
+
+from __future__ import annotations
+
+from w2s.plan import Plan, is_done
+from w2s.store import Store
+
+
+def drop_checkpoints(plan: Plan, store: Store) -> str:
+    """Let every unfinished step begin anew that nobody works on; a line that says what was dropped."""
+    dropped, busy = [], 0
+    for node in plan.nodes.values():
+        if is_done(node, store) or not store.checkpoints(node.digest).is_dir():
+            continue
+        claim = store.claim(node.digest)  # held meanwhile: another run may be about to go on from them
+        if claim is None:
+            busy += 1
+            continue
+        try:
+            dropped.append(store.drop_checkpoints(node.digest))
+        finally:
+            claim.release()
+    held = f"; {busy} left alone, which another run works on" if busy else ""
+    return f"restart: {_count(sum(dropped), 'checkpoint')} of {_count(len(dropped), 'unfinished step')} dropped{held}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
