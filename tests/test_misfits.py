@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2s.misfits import SHOWN, Use, of_engine, of_recipes
+from w2s.misfits import SHOWN, Use, of_cache, of_engine, of_recipes
 from w2s.models import ModelSpec
 from w2s.sources.spec import HubSource
 from w2s.spec import Engine, Frozen, Full, Lora, Probe, Recipe
@@ -163,10 +163,10 @@ def test_adafactor_needs_whole_matrices(stage):
     ],
 )  # fmt: skip
 def test_a_cache_that_nothing_can_use_is_not_dropped_silently(settings, recipe, why):
-    found = of_recipes(Engine(cache_frozen=True, **settings), uses(recipe, other=recipe))
+    found = of_cache(Engine(cache_frozen=True, **settings), uses(recipe, other=recipe))
     assert found == [f"engine.cache_frozen: {why}; set it to false, or leave it out"]
-    assert of_recipes(Engine(**settings), uses(recipe, other=recipe)) == [], "nobody asked for it"
+    assert of_cache(Engine(**settings), uses(recipe, other=recipe)) == [], "nobody asked for it"
 
 
 def test_a_cache_that_one_recipe_can_use_is_fine():
-    assert of_recipes(Engine(cache_frozen=True), uses(Recipe(), frozen=Recipe(tune=Frozen(layers=2)))) == []
+    assert of_cache(Engine(cache_frozen=True), uses(Recipe(), frozen=Recipe(tune=Frozen(layers=2)))) == []

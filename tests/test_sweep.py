@@ -327,6 +327,14 @@ NAME = "a name may hold letters, digits and . _ @ + - only"
          ["engine.cache_frozen: with mixed_precision bf16 nothing is cached; set it to false, or leave it out"]),
         ({"recipe": {"precision": "bf16"}},
          ["recipe.precision: is a setting of the engine, for all models: `engine: {mixed_precision: bf16}`"]),
+        ({"recipe": {"precision": "bf16", "batch_size": 9}, "engine": {"processes": 2, "cache_frozen": True}},
+         ["recipe.precision: is a setting of the engine, for all models: `engine: {mixed_precision: bf16}`",
+          "engine.processes: batch_size 9 cannot be shared evenly by 2 processes; "
+          "use 1 or 3, or a batch_size of 8 or 10",
+          "engine.cache_frozen: no recipe freezes embeddings and lower layers (tune: frozen or probe), so there is "
+          "nothing to cache; set it to false, or leave it out"]),
+        ({"recipe": {"lr": 0}, "engine": {"cache_frozen": True}},  # what is cached cannot be told
+         ["recipe.lr: expected more than 0 (got 0)"]),
         ({"models": {**MODELS, "d": {"use": "minilm", "recipe": {"precision": "fp32", "epoch": 2}}}},
          ["models.d.recipe.precision: is a setting of the engine, for all models: `engine: {mixed_precision: no}`",
           "models.d.recipe.epoch: unknown field (did you mean epochs?)"]),

@@ -92,7 +92,7 @@ def of_recipes(engine: Engine, uses: list[Use]) -> list[str]:
             f"engine.zero_stage: {engine.zero_stage} cuts weights into pieces, and adafactor{whose} needs whole "
             "matrices; use optimizer adamw, or zero_stage 0"
         )
-    return [*problems, *_frozen(uses), *_cache(engine, uses)]
+    return problems + _frozen(uses)
 
 
 def _of(uses: list[Use]) -> str:
@@ -150,8 +150,11 @@ def _frozen(uses: list[Use]) -> list[str]:
     return list(problems.values())
 
 
-def _cache(engine: Engine, uses: list[Use]) -> list[str]:
-    """Whether anything is cached, where that was asked for: a setting that does nothing misleads."""
+def of_cache(engine: Engine, uses: list[Use]) -> list[str]:
+    """Whether anything is cached, where that was asked for: a setting that does nothing misleads.
+
+    `uses`: all of a sweep's.
+    """
     if not engine.cache_frozen or any(use.model is None for use in uses):
         return []
     exact = engine.model_copy(update={"mixed_precision": "no"})

@@ -33,6 +33,7 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")  # sweeps, models and metho
 # Weak models and ceilings follow these recipes too, and their loss is always xent.
 SHARED_LOSS = "the loss belongs to a method: `methods: {name: {loss: ...}}`"
 OWN_LOSS = "the loss of a method stands beside its recipe, not in it"
+MOVED = "precision"  # once a field of recipes
 Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations, the one whose predictions count
 
 
@@ -261,6 +262,8 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     problems += misfits.of_selections(file.selections, list(file.methods), student_recipes, pairs or [])
     uses = _uses(specs, recipes, student_recipes, pairs)
     problems += [*misfits.of_engine(file.engine), *misfits.of_recipes(file.engine, uses)]
+    if None not in (*recipes.values(), *student_recipes.values()):
+        problems += misfits.of_cache(file.engine, uses)
     for name, task in tasks.items():
         if task is not None:
             problems += misfits.of_classes(name, task, {m: entry.loss for m, entry in file.methods.items()}, uses)
@@ -284,13 +287,13 @@ def _wrong_recipe(recipe: Any, where: str, loss: str = SHARED_LOSS) -> list[str]
     """What is wrong with a recipe as written, whose loss belongs elsewhere: `loss` says where."""
     problems, left = [], recipe
     if isinstance(recipe, dict):
-        left = {key: value for key, value in recipe.items() if key not in ("loss", "precision")}
+        left = {key: value for key, value in recipe.items() if key not in ("loss", MOVED)}
         if "loss" in recipe:
             problems.append(f"{where}.loss: {loss}")
-        if "precision" in recipe:  # as it was written once
-            value = {"fp32": "no"}.get(str(recipe["precision"]), recipe["precision"])
+        if MOVED in recipe:
+            value = {"fp32": "no"}.get(str(recipe[MOVED]), recipe[MOVED])
             problems.append(
-                f"{where}.precision: is a setting of the engine, for all models: `engine: {{mixed_precision: {value}}}`"
+                f"{where}.{MOVED}: is a setting of the engine, for all models: `engine: {{mixed_precision: {value}}}`"
             )
     try:
         validated(Recipe, left, where)
@@ -302,7 +305,9 @@ def _wrong_recipe(recipe: Any, where: str, loss: str = SHARED_LOSS) -> list[str]
 def _recipe(*parts: Any) -> Recipe | None:
     """The recipe of parts, the later one winning; None where one is wrong: each is reported at its own place."""
     try:
-        return validated(Recipe, {key: value for part in parts for key, value in part.items()})
+        merged = {key: value for part in parts for key, value in part.items()}
+        merged.pop(MOVED, None)
+        return validated(Recipe, merged)
     except (SpecError, AttributeError):
         return None
 
