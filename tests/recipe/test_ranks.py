@@ -1,4 +1,4 @@
-"""Real ranks: the same step on one process, on several, and at every ZeRO stage gives the same numbers, killed or not."""
+"""Real ranks: one process, several, and every ZeRO stage give the same numbers, killed on the way or not."""
 
 from __future__ import annotations
 
@@ -199,10 +199,115 @@ def test_evaluations_are_those_of_one_process(grid, trained):
     spec = grid.student(RECIPES["logconf"], ALONE)
     tables = {name: store.read_table("train", spec.digest(), "evaluations.parquet") for name, store in trained.items()}
     one = tables.pop("alone").to_pydict()
-    assert sorted(set(one["step"])) == [4, 8, 10] and set(one["split"]) == {"val", "test"}
+    assert sorted(set(one["step"])) == [4, 8, 10]
+    assert set(one["split"]) == {"val", "test"}
     for other in tables.values():
         found = other.to_pydict()
         assert [found[name] for name in ("step", "split", "example_id")] == [
             one[name] for name in ("step", "split", "example_id")
         ]
         np.testing.assert_allclose(found["logits"], one["logits"], rtol=1e-3, atol=2e-4)
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------
+
+SAVING = {"device": "cpu", "checkpoint_every": "3 steps"}
+SAVED = {
+    "alone": Engine(**SAVING),
+    "two processes": Engine(**SAVING, processes=2),
+    **{f"ZeRO {stage}": Engine(**SAVING, processes=2, zero_stage=stage) for stage in (0, 1, 2, 3)},
+}
+
+
+def assert_equal(one: Store, other: Store, spec: TrainSpec) -> None:
+    """Bit for bit: the loss of every step, evaluations, predictions and weights."""
+    without_time = [[{**row, "seconds": 0} for row in history(store, spec)] for store in (one, other)]
+    assert without_time[0] == without_time[1]
+    for split in ("test", "val", "transfer"):
+        np.testing.assert_array_equal(logits_of(one, spec, split), logits_of(other, spec, split))
+    before, after = weights_of(one, spec), weights_of(other, spec)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+    tables = [store.read_table("train", spec.digest(), "evaluations.parquet") for store in (one, other)]
+    assert tables[0].equals(tables[1])
+
+
+def names_of_checkpoints(store: Store, spec: TrainSpec) -> list[str]:
+    return sorted(path.name for path in store.checkpoints(spec.digest()).iterdir() if not path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def killed(grid: Grid) -> dict[str, Store]:
+    """Trainings killed after step 7, each in its own store; the last rank is killed, the others follow."""
+    stores = {name: grid.store(f"killed {name}") for name in SAVED}
+    for name, engine in SAVED.items():
+        spec = grid.student(RECIPES["logconf"], engine, keep_weights=True)
+        grid.launch([job(spec, stores[name], die_at=7, die_rank=engine.ranks - 1)], engine.ranks, code=1)
+        assert names_of_checkpoints(stores[name], spec) == ["step-00000003", "step-00000006"]
+        assert not stores[name].has("train", spec.digest())
+    return stores
+
+
+@pytest.fixture(scope="module")
+def resumed(grid: Grid, killed: dict[str, Store], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
+    """Copies of the killed ones after the same request was made again."""
+    folder = tmp_path_factory.mktemp("resumed")
+    stores = {name: Store(shutil.copytree(store.root, folder / name)) for name, store in killed.items()}
+    for ranks in (1, 2):
+        jobs = [
+            job(grid.student(RECIPES["logconf"], engine, keep_weights=True), stores[name])
+            for name, engine in SAVED.items()
+            if engine.ranks == ranks
+        ]
+        assert grid.launch(jobs, ranks) == [["done"] * len(jobs)] * ranks
+    return stores
+
+
+@pytest.mark.parametrize("engine", SAVED)
+def test_a_killed_training_goes_on_bit_by_bit(engine, grid, trained, resumed):
+    """From the checkpoint of step 6, and ends as the one that was never interrupted."""
+    spec = grid.student(RECIPES["logconf"], SAVED[engine], keep_weights=True)
+    log = resumed[engine].path("train", spec.digest())
+    assert not resumed[engine].work(spec.digest()).exists()
+    assert log.is_dir()
+    assert_equal(trained[engine], resumed[engine], spec)
+
+
+def test_a_training_that_is_asked_to_stop_saves_and_goes_on(grid, trained):
+    """Only one rank hears of it, between checkpoints; both leave after the same step, and no step is done twice."""
+    spec = grid.student(RECIPES["logconf"], SAVED["ZeRO 2"], keep_weights=True)
+    store = grid.store("stopped")
+    jobs = [job(spec, store, stop_at=4, stop_rank=1), job(spec, store)]
+    assert grid.launch(jobs) == [["stopped", "done"]] * 2
+    assert_equal(trained["ZeRO 2"], store, spec)
+
+
+def test_parts_of_another_number_of_processes_are_refused_and_the_whole_is_taken(grid, trained):
+    parts, whole = (grid.student(RECIPES["logconf"], SAVED[name], keep_weights=True) for name in ("ZeRO 2", "ZeRO 0"))
+    stores = [grid.store("stopped in parts"), grid.store("stopped whole")]
+    jobs = [job(spec, store, stop_at=4) for spec, store in zip((parts, whole), stores, strict=True)]
+    assert grid.launch(jobs) == [["stopped", "stopped"]] * 2
+    alone = grid.student(RECIPES["logconf"], SAVED["alone"], keep_weights=True)
+    with pytest.raises(StepError) as refused:
+        steps.run_step(alone, stores[0])
+    assert "the parts of 2 processes at ZeRO 2" in str(refused.value)
+    assert "--restart-step" in str(refused.value)
+    assert steps.run_step(alone, stores[1]) == "done"
+    np.testing.assert_allclose(losses_of(stores[1], alone), losses_of(trained["alone"], alone), **TOLERANCE)
+    assert stores[0].drop_checkpoints(alone.digest()) == 2  # of step 3, and the one made on stopping
+    assert steps.run_step(alone, stores[0]) == "done"
+    assert_equal(trained["alone"], stores[0], alone)
+
+
+@pytest.mark.parametrize("file", ["rank-0.safetensors", "checkpoint.json", "evaluations.safetensors"])
+def test_a_damaged_checkpoint_is_passed_over(file, grid, trained, killed, tmp_path, capfd):
+    spec = grid.student(RECIPES["logconf"], SAVED["alone"], keep_weights=True)
+    store = Store(shutil.copytree(killed["alone"].root, tmp_path / "store"))
+    damaged = store.checkpoints(spec.digest()) / "step-00000006" / file
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert steps.run_step(spec, store) == "done"
+    said = capfd.readouterr().err
+    assert "step-00000006: the checkpoint is damaged" in said
+    assert "from the checkpoint of step 3" in said
+    assert_equal(trained["alone"], store, spec)

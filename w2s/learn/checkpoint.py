@@ -111,6 +111,7 @@ class Checkpoints:
             "step": progress.step,
             "layout": self.layout,
             "history": progress.history,
+            "evaluations": list(logits),
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
             "files": {path.name: file_sha256(path) for path in sorted(part.iterdir())},
         }
@@ -153,7 +154,7 @@ class Checkpoints:
             accelerator.scaler.load_state_dict(record["scaler"])
         if ranks.is_main():
             print(f"going on from the checkpoint of step {record['step']}", file=sys.stderr)
-        return Progress(record["step"], record["history"], _evaluations(place / "evaluations.safetensors"))
+        return Progress(record["step"], record["history"], _evaluations(place, record["evaluations"]))
 
     def _newest(self) -> str:
         """The name of the newest checkpoint that is as it was written; empty where there is none."""
@@ -180,12 +181,13 @@ def _damage(place: Path) -> str | None:
     return None
 
 
-def _evaluations(path: Path) -> list[Evaluation]:
+def _evaluations(place: Path, names: list[str]) -> list[Evaluation]:
+    logits = safetensors.numpy.load_file(place / "evaluations.safetensors")
     found: dict[int, dict[str, np.ndarray]] = {}
-    for name, logits_NC in safetensors.numpy.load_file(path).items():
+    for name in names:
         step, _, split = name.partition("/")
-        found.setdefault(int(step), {})[split] = logits_NC
-    return [Evaluation(step, found[step]) for step in sorted(found)]
+        found.setdefault(int(step), {})[split] = logits[name]
+    return [Evaluation(step, values) for step, values in found.items()]
 
 
 def _masters(model: nn.Module, optimizer: Any, layout: str) -> Iterator[tuple[str, Tensor]]:
