@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from w2s.errors import SpecError
 from w2s.plan import build, is_done, states, write
 from w2s.spec import FeaturesSpec, MaterializeSpec
 from w2s.store import Store
@@ -187,6 +188,60 @@ def test_plan_json_has_all_that_the_tables_need(planned, tmp_path):
     roles = {"data": "data movie", "weak": "weak a on movie, seed 7", "ceiling": "ceiling b on movie, seed 7",
              "student": "student b of a on movie, logconf, seed 7"}  # fmt: skip
     assert digests == {role: node_of(plan, title).digest for role, title in roles.items()}
+
+
+EVALUATED = {"selections": ["final", "weak_val", "oracle"], "recipe": {"eval_every": 10}}
+
+
+def test_selections_are_cells_and_no_steps(planned, tmp_path):
+    plain, plan = planned(recipe=EVALUATED["recipe"]), planned(**EVALUATED)
+    assert list(plan.nodes.values()) == list(plain.nodes.values())
+    cells = json.loads(write(plan, tmp_path / "s").read_text())["cells"]
+    once = json.loads(write(plain, tmp_path / "s").read_text())["cells"]
+    assert {cell["selection"] for cell in once} == {"final"}
+    assert cells == [{**cell, "selection": s} for cell in once for s in EVALUATED["selections"]]
+
+
+def test_evaluating_is_part_of_what_a_step_is(planned):
+    """Its artifact holds more, so it is another one; where only students are evaluated the others are shared."""
+    all_of_them, students = planned(["recipe.eval_every=10"]), planned(["methods.xent.recipe.eval_every=10"])
+    before = planned()
+    assert [n.title for d, n in all_of_them.nodes.items() if d in before.nodes] == ["data movie"]
+    new = [n.title for d, n in students.nodes.items() if d not in before.nodes]
+    assert len(new) == 3 * 2
+    assert all(title.startswith("student") and "xent" in title for title in new)
+
+
+@pytest.mark.parametrize("selection", ["weak_val", "oracle"])
+def test_choosing_needs_evaluations_to_choose_from(planned, selection):
+    with pytest.raises(SpecError) as caught:
+        planned(selections=["final", selection])
+    assert len(caught.value.problems) == 2
+    for method, problem in zip(("xent", "logconf"), caught.value.problems, strict=True):
+        assert f"selections: {selection} " in problem
+        assert problem.endswith(f"write methods.{method}.recipe.eval_every: N, in optimizer steps")
+    planned(["methods.xent.recipe.eval_every=5", "methods.logconf.recipe.eval_every=5"], selections=[selection])
+
+
+def test_students_without_evaluations_are_named(planned):
+    models = {**MODELS, "b": {"use": "minilm@2", "recipe": {"eval_every": 7}}}
+    with pytest.raises(SpecError, match=r"methods\.xent makes none for c; write methods\.xent\.recipe\.eval_every: N"):
+        planned(models=models, methods=["xent"], selections=["weak_val"])
+    planned(models=models, methods=["xent"], selections=["weak_val"], pairs=[["a", "b"]])  # c is no student, nor is a
+
+
+@pytest.mark.parametrize(
+    ("selections", "said"),
+    [
+        (["oracle", "final", "oracle"], "selections: oracle is given twice"),
+        (["best"], "selections"),
+        ([], "selections: expected at least 1"),
+        ("final", "selections: expected a list"),
+    ],
+)
+def test_wrong_selections_are_refused(planned, selections, said):
+    with pytest.raises(SpecError, match=said):
+        planned(**{**EVALUATED, "selections": selections})
 
 
 def test_the_recorded_sweep_plans_the_same_steps_again(planned, tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from w2s.cost import kept_params
+from w2s.disk import disk_errors, write_json
 from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
-from w2s.store import Store, disk_errors, write_json
-from w2s.sweep import Experiment, Sweep
+from w2s.store import Store
+from w2s.sweep import Experiment, Selection, Sweep
 
 State = Literal["done", "failed", "running", "blocked", "waiting"]
 
@@ -37,6 +38,7 @@ class Plan:
     raw: dict[str, Any] = field(default_factory=dict)
     experiments: list[Experiment] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
+    selections: tuple[Selection, ...] = ("final",)  # of each student, computed from one training run
 
 
 def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
@@ -58,7 +60,7 @@ def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
             if digest not in nodes:
                 nodes[digest] = Node(digest, spec.kind, spec, spec.parents, title, 0)
     counted = {d: Node(d, n.kind, n.spec, n.parents, n.title, cells[d]) for d, n in nodes.items()}
-    return Plan(sweep.file.name, sweep.file.question, sweep.raw, experiments, counted)
+    return Plan(sweep.file.name, sweep.file.question, sweep.raw, experiments, counted, sweep.file.selections)
 
 
 def _trunks(cell: Experiment) -> list[tuple[str, FeaturesSpec, str]]:
@@ -110,7 +112,10 @@ def states_of(steps: Iterable[tuple[str, Sequence[str], bool]], store: Store) ->
 
 
 def write(plan: Plan, folder: Path) -> Path:
-    """Write `plan.json` into the sweep's folder: the sweep as used, its steps, and its cells with their digests."""
+    """Write `plan.json` into the sweep's folder: the sweep as used, its steps, and its cells with their digests.
+
+    A cell is there once for each selection: the steps are the same, what is taken from them differs.
+    """
     steps = [
         {"digest": n.digest, "kind": n.kind, "title": n.title, "parents": list(n.parents), "cells": n.cells}
         for n in plan.nodes.values()
@@ -120,7 +125,7 @@ def write(plan: Plan, folder: Path) -> Path:
         "question": plan.question,
         "sweep": plan.raw,
         "steps": steps,
-        "cells": [_cell_record(cell) for cell in plan.experiments],
+        "cells": [_cell_record(cell, selection) for cell in plan.experiments for selection in plan.selections],
     }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +133,7 @@ def write(plan: Plan, folder: Path) -> Path:
     return folder / "plan.json"
 
 
-def _cell_record(cell: Experiment) -> dict[str, Any]:
+def _cell_record(cell: Experiment, selection: Selection) -> dict[str, Any]:
     task = cell.data.task
     return {
         "task": cell.task,
@@ -136,7 +141,7 @@ def _cell_record(cell: Experiment) -> dict[str, Any]:
         "student": cell.student,
         "method": cell.method,
         "seed": cell.seed,
-        "selection": "final",
+        "selection": selection,
         "metric": task.metric,
         "n_classes": task.n_classes,
         "weak_params": kept_params(cell.weak_step),

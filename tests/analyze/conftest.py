@@ -18,6 +18,7 @@ from w2s.spec import TrainSpec, Weak
 from w2s.store import Store
 from w2s.sweep import expand, sweep_of
 
+FLOATS = pa.list_(pa.float32())
 SIZES = {"weak_train": 40, "transfer": 40, "val": 10, "test": 200}
 ONE_PAIR: dict[str, Any] = {
     "name": "one",
@@ -78,12 +79,13 @@ class Synthetic:
         node = self.plan.nodes[digest]
         with self.store.staging(node.kind, digest) as staged:
             if node.kind == "materialize":
-                for split in ("test", "transfer"):
+                for split in ("test", "transfer", "val"):
                     self._write_truth(staged.folder / f"{split}.parquet", split, digest)
             else:
                 (staged.folder / "predictions").mkdir()
-                for split in ("test", "transfer"):
+                for split in ("test", "transfer", "val"):
                     self._write_predictions(staged.folder / "predictions" / f"{split}.parquet", split, node)
+                self._write_evaluations(staged.folder / "evaluations.parquet", node)
             return staged.commit({"spec": node.spec.model_dump(mode="json"), "parents": list(node.parents)})
 
     def truth(self, split: str, data: str) -> np.ndarray:
@@ -95,17 +97,41 @@ class Synthetic:
         pq.write_table(shuffled_table(columns, np.random.default_rng(1).permutation(len(y))), path)
 
     def _write_predictions(self, path: Path, split: str, node: Node) -> None:
-        """Right where an example's difficulty, shared by all models, is below the model's accuracy, with some noise."""
+        rng = np.random.default_rng(stream_seed(0, node.digest, split))
+        logits = self._logits(node, split, self.accuracy(node), rng)
+        columns = {"example_id": ids_of(split, len(logits)), "logits": pa.array(list(logits), FLOATS)}
+        pq.write_table(shuffled_table(columns, rng.permutation(len(logits))), path)
+
+    def _write_evaluations(self, path: Path, node: Node) -> None:
+        """Where the recipe asks for evaluations: the second of four is the best, the last that of the final model."""
+        assert isinstance(node.spec, TrainSpec)
+        every = node.spec.recipe.eval_every
+        if every is None:
+            return
+        columns: dict[str, list[Any]] = {"step": [], "split": [], "example_id": [], "logits": []}
+        for place, better in enumerate((-0.08, 0.04, 0.02, 0.0)):
+            for split in ("val", "test"):
+                last = stream_seed(0, node.digest, split), stream_seed(place, node.digest, split, "evaluation")
+                rng = np.random.default_rng(last[0] if place == 3 else last[1])
+                logits = self._logits(node, split, self.accuracy(node) + better, rng)
+                columns["step"] += [every * (place + 1)] * len(logits)
+                columns["split"] += [split] * len(logits)
+                columns["example_id"] += ids_of(split, len(logits))
+                columns["logits"] += logits.tolist()
+        types = {"step": pa.array(columns["step"], pa.int32()), "logits": pa.array(columns["logits"], FLOATS)}
+        shuffled = np.random.default_rng(3).permutation(len(columns["step"]))
+        pq.write_table(shuffled_table({**columns, **types}, shuffled), path)
+
+    def _logits(self, node: Node, split: str, accuracy: float, rng: np.random.Generator) -> np.ndarray:
+        """Right where an example's difficulty, shared by all models, is below the accuracy, with some noise."""
         assert isinstance(node.spec, TrainSpec)
         y = self.truth(split, node.spec.data)
         classes = self.classes[node.spec.data]
-        rng = np.random.default_rng(stream_seed(0, node.digest, split))
         difficulty = np.random.default_rng(7).permutation(len(y)) / len(y)
-        right = difficulty + 0.15 * rng.standard_normal(len(y)) < self.accuracy(node)
+        right = difficulty + 0.15 * rng.standard_normal(len(y)) < accuracy
         logits = rng.normal(0, 0.3, (len(y), classes)).astype(np.float32)
         logits[np.arange(len(y)), np.where(right, y, (y + 1) % classes)] += 2.0
-        columns = {"example_id": ids_of(split, len(y)), "logits": pa.array(list(logits), pa.list_(pa.float32()))}
-        pq.write_table(shuffled_table(columns, rng.permutation(len(y))), path)
+        return logits
 
 
 def default_accuracy(node: Node) -> float:

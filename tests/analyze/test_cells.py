@@ -10,6 +10,7 @@ import pytest
 from w2s.analyze import stats
 from w2s.analyze.cells import aggregate
 from w2s.analyze.rows import load
+from w2s.analyze.selection import Taken
 from w2s.errors import SpecError
 from w2s.spec import Weak
 
@@ -65,7 +66,7 @@ def test_methods_are_compared_in_pairs(synthetic):
     assert logconf.accuracy_difference.value == pytest.approx(logconf.student.value - xent.student.value)
     assert logconf.pgr_difference.value == pytest.approx(logconf.pgr.value - xent.pgr.value)
     by_method = [
-        np.stack([rows.test[d].right_N for d in rows.frame[rows.frame.method == m].student_digest])
+        np.stack([rows.test[Taken(d)].right_N for d in rows.frame[rows.frame.method == m].student_digest])
         for m in ("logconf", "xent")
     ]
     assert logconf.accuracy_difference == stats.difference(*by_method)

@@ -190,6 +190,15 @@ def test_no_texts_overlap(synthetic, models):
             assert overlaps(figure, all_texts(figure)) == []
 
 
+@pytest.mark.parametrize("models", [["pythia-70m", "pythia-1.4b"], ["pythia-70m", "pythia-410m", "pythia-1.4b"]])
+def test_no_texts_overlap_where_students_are_selected(synthetic, models):
+    methods = {name: {"loss": "logconf", "recipe": {"eval_every": 5}} for name in ("logconf_0.75", "confidence-0.5")}
+    made = synthetic(models=models, methods=methods, selections=["final", "weak_val", "oracle"], seeds=[0]).fill()
+    with plots.style():
+        for figure in plots.figures(aggregate(load("one", made.root))).values():
+            assert overlaps(figure, all_texts(figure)) == []
+
+
 def test_the_overlap_check_can_fail():
     with plots.style():
         figure = plots.Figure()

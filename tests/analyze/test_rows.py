@@ -91,7 +91,7 @@ def test_failed_blocked_and_missing_keep_their_rows(synthetic):
     first = frame.loc[0, "xent"]
     assert (first.weak_status, first.weak_reason) == ("failed", "the loss is not finite at step 12")
     assert first.student_status == "blocked"
-    assert first.student_reason == "needs weak weak-3l on movie, seed 0, which is failed"
+    assert first.student_reason == "needs weak weak-3l on movie, seed 0, which failed"
     assert (first.ceiling_status, first.ceiling_reason) == ("done", "")
     assert np.isnan(first.pgr)
     assert first.pgr_reason == "weak failed; student blocked"
@@ -106,7 +106,7 @@ def test_failed_blocked_and_missing_keep_their_rows(synthetic):
     assert rows.unfinished == [
         "failed: weak weak-3l on movie, seed 0: the loss is not finite at step 12 "
         f"(`w2s show {weak[:12]}` has the log)",
-        "blocked: 2 steps (needs weak weak-3l on movie, seed 0, which is failed)",
+        "blocked: 2 steps (needs weak weak-3l on movie, seed 0, which failed)",
         "missing: 1 step (not run yet)",
     ]
 

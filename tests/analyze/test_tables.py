@@ -59,10 +59,7 @@ HOSTILE = "a|b*_c_ <i>$x$ & 50% [l](u)\\ {}~^#`\x1b[31m\nnew line"
 
 
 def composed(*cells, question="Does it | work?", unfinished=(), problems=()):
-    sheets = [document._accuracies(cells)]
-    if any(not cell.is_baseline for cell in cells):
-        sheets.append(document._differences(cells))
-    said = document.sentences(cells)
+    sheets, said = document.sheets(cells), document.sentences(cells)
     return Document("one", document.one_line(question), sheets, said, list(unfinished), list(problems))
 
 
@@ -183,3 +180,19 @@ def test_sentences_say_what_holds():
     assert nothing[-1] == "PGR left out in 1 of 1 lines: pgr missing (1)."
     assert not any("Brackets" in sentence for sentence in nothing)
     assert document.sentences([]) == ["The sweep has no cells."]
+
+
+def test_differences_that_could_not_be_computed_are_counted_and_not_shown():
+    lost = replace(LOGCONF, method="lost", accuracy_difference=absent("student failed"), pgr_difference=absent("x"))
+    other = replace(lost, method="other", accuracy_difference=absent("baseline student missing: not run yet"))
+    half = replace(LOGCONF, method="half", pgr_difference=absent("no gap: small"))
+    made = composed(XENT, LOGCONF, lost, half, other)
+    assert [line[2].text for line in made.sheets[0].lines] == ["xent", "logconf", "lost", "half", "other"]
+    assert [line[2].text for line in made.sheets[1].lines] == ["logconf", "half"]
+    assert [document.plain(entry) for entry in made.sheets[1].lines[1]][-2:] == ["+0.010 [-0.015, +0.035]", "-"]
+    said = "Difference from xent left out in 2 of 4 lines: baseline student missing (1), student failed (1)."
+    assert said in made.sentences
+    assert not any("Difference" in sentence for sentence in composed(XENT, LOGCONF).sentences)
+    nothing = composed(XENT, lost)
+    assert [sheet.about for sheet in nothing.sheets] == ["Accuracy and performance gap recovered"]
+    assert "Difference from xent left out in 1 of 1 lines: student failed (1)." in nothing.sentences

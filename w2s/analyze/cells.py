@@ -1,4 +1,5 @@
-"""Rows in, one cell per (task, weak, student, method) out: estimates over seeds, differences from a baseline method.
+"""Rows in, one cell per (task, weak, student, method, selection) out: estimates over seeds, differences from a
+baseline method under the same selection.
 
 Each estimate uses the seeds for which everything that it needs is there: accuracies those of their model, PGR those
 with weak, student and ceiling. Refuses to pool seeds with different test sets: such a cell's estimates are absent.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,14 @@ import pandas as pd
 from w2s.analyze import stats
 from w2s.analyze.predictions import Truth
 from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.selection import DIAGNOSTIC, Taken, taken, variant
 from w2s.analyze.stats import Bools, Estimate, absent
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
 ESTIMATES = ("weak", "student", "ceiling", "gap", "pgr", "agreement", "agreement_right", "agreement_wrong")
 DIFFERENCES = ("accuracy_difference", "pgr_difference")
+M = TypeVar("M", str, Taken)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ class Cell:
     baseline: str
     accuracy_difference: Estimate  # this method - baseline, paired
     pgr_difference: Estimate
+    steps: tuple[int, ...] = ()  # those chosen, by seed; empty for the final selection
     notes: tuple[str, ...] = ()
+
+    @property
+    def variant(self) -> str:
+        """The method, and how its student was selected unless it was simply the final one."""
+        return variant(self.method, self.selection)
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -85,17 +94,17 @@ class _Pool:
         self.rows = rows
         self._made: dict[Any, Estimate] = {}
 
-    def right(self, digests: list[str]) -> Bools:
+    def right(self, models: list[Taken]) -> Bools:
         """(S, N): is the model of that seed right about that test example?"""
-        return np.stack([self.rows.test[digest].right_N for digest in digests])
+        return np.stack([self.rows.test[model].right_N for model in models])
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Estimate]) -> Estimate:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
-    def accuracy(self, digests: list[str]) -> Estimate:
-        return self.once(("accuracy", *digests), lambda: stats.proportion(self.right(digests)))
+    def accuracy(self, models: list[Taken]) -> Estimate:
+        return self.once(("accuracy", *models), lambda: stats.proportion(self.right(models)))
 
     def transfer(self, digests: list[str]) -> Estimate:
         right = [self.rows.transfer[digest].right_N for digest in digests]
@@ -107,8 +116,8 @@ def _cell(key: Any, group: pd.DataFrame, groups: dict[Any, pd.DataFrame], baseli
     ordered = group.sort_values("seed", kind="stable")
     mixed = _mixed_tests(ordered, pool.rows)
     if mixed:
-        pool.rows.problems.append(f"{task}, {weak} -> {student}, {method}: {mixed}")
-    readable = ordered[[not mixed and digest in pool.rows.test for digest in ordered["student_digest"]]]
+        pool.rows.problems.append(f"{task}, {weak} -> {student}, {variant(method, selection)}: {mixed}")
+    readable = ordered[[not mixed and model in pool.rows.test for model in _models(ordered, "student")]]
     base = groups.get((task, weak, student, baseline, selection))
     shares = ordered["majority_share"].dropna()
     values: dict[str, Any] = {
@@ -124,6 +133,7 @@ def _cell(key: Any, group: pd.DataFrame, groups: dict[Any, pd.DataFrame], baseli
         "planned": tuple(int(seed) for seed in ordered["seed"]),
         "seeds": tuple(int(seed) for seed in readable["seed"]),
         "baseline": baseline,
+        "steps": tuple(int(step) for step in readable["selected_step"].dropna()),
         **(dict.fromkeys((*ESTIMATES, "label_accuracy"), absent(mixed)) if mixed else _estimates(ordered, pool)),
         **_differences(ordered, base, method == baseline, mixed, pool),
     }
@@ -140,8 +150,8 @@ def _mixed_tests(group: pd.DataFrame, rows: Rows) -> str:
 
 
 def _estimates(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:
-    digests = {role: _present(group, (role,), pool.rows)[role] for role in ROLES}
-    found = {role: _or_absent(digests[role], pool.accuracy, group, (role,)) for role in ROLES}
+    models = {role: _present(group, (role,), pool.rows)[role] for role in ROLES}
+    found = {role: _or_absent(models[role], pool.accuracy, group, (role,)) for role in ROLES}
 
     ends = _present(group, ("weak", "ceiling"), pool.rows)
     found["gap"] = _or_absent(
@@ -170,7 +180,7 @@ def _estimates(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:
     return found
 
 
-def _agreement(name: str, weak: list[str], student: list[str], pool: _Pool) -> Estimate:
+def _agreement(name: str, weak: list[Taken], student: list[Taken], pool: _Pool) -> Estimate:
     test = pool.rows.test
     same_SN = np.stack([test[s].predicted_N == test[w].predicted_N for w, s in zip(weak, student, strict=True)])
     weak_SN = pool.right(weak)
@@ -210,19 +220,25 @@ def _differences(
     }
 
 
-def _present(group: pd.DataFrame, roles: tuple[str, ...], rows: Rows) -> dict[str, list[str]]:
-    """Digests by role, of the seeds for which every one of the roles could be read."""
-    columns = [list(group[f"{role}_digest"]) for role in roles]
-    kept = [digests for digests in zip(*columns, strict=True) if all(digest in rows.test for digest in digests)]
-    return {role: [digests[place] for digests in kept] for place, role in enumerate(roles)}
+def _models(group: pd.DataFrame, role: str) -> list[Taken]:
+    """The predictions of a role that count, by seed; a baseline's student is selected as the student is."""
+    pairs = zip(group[f"{role}_digest"], group["selection"], strict=True)
+    return [taken(role, digest, selection) for digest, selection in pairs]
+
+
+def _present(group: pd.DataFrame, roles: tuple[str, ...], rows: Rows) -> dict[str, list[Taken]]:
+    """Models by role, of the seeds for which every one of the roles could be read."""
+    columns = [_models(group, role) for role in roles]
+    kept = [models for models in zip(*columns, strict=True) if all(model in rows.test for model in models)]
+    return {role: [models[place] for models in kept] for place, role in enumerate(roles)}
 
 
 def _or_absent(
-    digests: list[str], make: Callable[[list[str]], Estimate], group: pd.DataFrame, roles: tuple[str, ...]
+    models: list[M], make: Callable[[list[M]], Estimate], group: pd.DataFrame, roles: tuple[str, ...]
 ) -> Estimate:
     """The estimate, or what stands in its way: the state of the first model that no seed has."""
-    if digests:
-        return make(digests)
+    if models:
+        return make(models)
     names = {"base": "baseline student"}
     for role in roles:
         states = [status for status in dict.fromkeys(group[f"{role}_status"]) if status != "done"]
@@ -233,7 +249,7 @@ def _or_absent(
 
 def _notes(cell: Cell) -> tuple[str, ...]:
     """Short remarks for the last column of a table, the most important first. Why PGR is absent stands in its place."""
-    notes = [f"{cell.selection} selection"] if cell.selection != "final" else []
+    notes = [DIAGNOSTIC] if cell.selection == "oracle" else []
     if 0 < cell.pgr.seeds < len(cell.planned):
         notes.append(f"PGR of {cell.pgr.seeds} of {len(cell.planned)} seeds")
     if 0 < len(cell.seeds) < len(cell.planned) and cell.pgr.seeds != len(cell.seeds):
@@ -241,6 +257,9 @@ def _notes(cell: Cell) -> tuple[str, ...]:
     low = [role for role in ROLES if getattr(cell, role).known and getattr(cell, role).low <= cell.majority_share]
     if low:
         notes.append(f"{', '.join(low)} at chance")
+    if cell.steps:
+        first, last = min(cell.steps), max(cell.steps)
+        notes.append(f"step {first}" if first == last else f"steps {first} to {last}")
     return tuple(notes)
 
 

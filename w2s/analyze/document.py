@@ -67,17 +67,25 @@ class Document:
 
 def compose(rows: Rows, cells: Sequence[Cell]) -> Document:
     """The document of a sweep."""
-    sheets = [_accuracies(cells)]
-    if any(not cell.is_baseline for cell in cells):
-        sheets.append(_differences(cells))
     return Document(
         one_line(rows.name),
         one_line(rows.question),
-        sheets,
+        sheets(cells),
         sentences(cells),
         [one_line(line) for line in rows.unfinished],
         [one_line(line) for line in rows.problems],
     )
+
+
+def sheets(cells: Sequence[Cell]) -> list[Sheet]:
+    """The tables of a sweep: accuracies, and differences where there are any."""
+    compared = [cell for cell in cells if _is_compared(cell)]
+    return [_accuracies(cells), *([_differences(compared)] if compared else [])]
+
+
+def _is_compared(cell: Cell) -> bool:
+    """False for the baseline, and where no difference from it could be computed."""
+    return not cell.is_baseline and (cell.accuracy_difference.known or cell.pgr_difference.known)
 
 
 def one_line(text: str) -> str:
@@ -113,7 +121,7 @@ def _accuracies(cells: Sequence[Cell]) -> Sheet:
         (
             Value(one_line(cell.task)),
             Models(one_line(cell.weak_model), one_line(cell.student_model)),
-            Value(one_line(cell.method)),
+            Value(one_line(cell.variant)),
             Value(f"{cell.n:,}" if cell.n else ABSENT),
             Value(_seeds(cell)),
             *(value_of(estimate, 3) for estimate in (cell.weak, cell.student, cell.ceiling)),
@@ -139,13 +147,12 @@ def _differences(cells: Sequence[Cell]) -> Sheet:
         (
             Value(one_line(cell.task)),
             Models(one_line(cell.weak_model), one_line(cell.student_model)),
-            Value(one_line(cell.method)),
+            Value(one_line(cell.variant)),
             Value(str(cell.accuracy_difference.seeds) if cell.accuracy_difference.known else ABSENT),
             value_of(cell.accuracy_difference, 3, signed=True),
             value_of(cell.pgr_difference, 2, signed=True),
         )
         for cell in cells
-        if not cell.is_baseline
     ]
     return Sheet(f"Difference from {baseline}, paired by seed and test example", columns, lines)
 
@@ -177,10 +184,31 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
             "Two seeds tell little about the spread over seeds, hence wide intervals; three or more narrow them."
         )
     said.append("PGR = (student - weak) / (ceiling - weak), from accuracies averaged over seeds.")
-    left_out = [label(cell.pgr) for cell in cells if not cell.pgr.known]
-    if left_out:
-        why = ", ".join(f"{reason} ({count})" for reason, count in sorted(Counter(left_out).items()))
-        said.append(f"PGR left out in {len(left_out)} of {len(cells)} lines: {why}.")
+    said += _left_out("PGR", [cell.pgr for cell in cells if not cell.pgr.known], len(cells))
+    others = [cell for cell in cells if not cell.is_baseline]
+    lost = [cell.accuracy_difference for cell in others if not _is_compared(cell)]
+    said += _left_out(f"Difference from {one_line(cells[0].baseline)}", lost, len(others))
+    return [*said, *_about_selections(cells)]
+
+
+def _left_out(what: str, lost: Sequence[Estimate], lines: int) -> list[str]:
+    """How many of so many lines have no such number, and why."""
+    why = Counter(label(estimate) for estimate in lost)
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(why.items()))
+    return [f"{what} left out in {len(lost)} of {lines} lines: {reasons}."] if lost else []
+
+
+def _about_selections(cells: Sequence[Cell]) -> list[str]:
+    """What was chosen by what, where anything was."""
+    used = {cell.selection for cell in cells}
+    said = []
+    if "weak_val" in used:
+        said.append("weak_val takes the evaluation of a run that agrees best with the supervisor's labels on val.")
+    if "oracle" in used:
+        said.append(
+            "oracle takes the evaluation with the best accuracy on the test examples that it is then measured on: "
+            "a diagnostic and no result, and its intervals do not allow for the choice."
+        )
     return said
 
 

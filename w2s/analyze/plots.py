@@ -6,6 +6,7 @@ its own marker as well. No global state: figures are made without pyplot, under 
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 
 from w2s.analyze.cells import Cell
 from w2s.analyze.document import label, one_line
+from w2s.analyze.selection import variant
 from w2s.analyze.stats import Estimate
 
 STYLE: Any = {
@@ -86,16 +88,16 @@ def _is_ladder(cells: Sequence[Cell]) -> bool:
 
 def accuracies(cells: Sequence[Cell]) -> Figure:
     """Of one task: a block for each pair with weak, each method's student and the ceiling, one below the other."""
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    shade = dict(zip(methods, colours(len(methods)), strict=True))
+    variants = list(dict.fromkeys(cell.variant for cell in cells))
+    shade = dict(zip(variants, colours(len(variants)), strict=True))
     lines: list[_Line | None] = []
     for pair in dict.fromkeys(cell.pair for cell in cells):
         own = [cell for cell in cells if cell.pair == pair]
         lines.append(_Line(f"weak: {pair[0]}", own[0].weak, GREY, "s"))
         for cell in own:
-            marker = MARKERS[methods.index(cell.method) % len(MARKERS)]
-            label = f"student: {pair[1]}, {cell.method}"
-            lines.append(_Line(label, cell.student, shade[cell.method], marker))
+            marker = MARKERS[variants.index(cell.variant) % len(MARKERS)]
+            label = f"student: {pair[1]}, {cell.variant}"
+            lines.append(_Line(label, cell.student, shade[cell.variant], marker))
         lines += [_Line(f"ceiling: {pair[1]}", own[0].ceiling, "black", "D"), None]
     figure, axes = _dots(lines[:-1], 3)
     chance = _chance(cells, axes.get_xlim())
@@ -109,16 +111,16 @@ def accuracies(cells: Sequence[Cell]) -> Figure:
 
 def recovered(cells: Sequence[Cell]) -> Figure:
     """Of one task: PGR of each method, a block for each pair; what is absent says why."""
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    shade = dict(zip(methods, colours(len(methods)), strict=True))
+    variants = list(dict.fromkeys(cell.variant for cell in cells))
+    shade = dict(zip(variants, colours(len(variants)), strict=True))
     pairs = list(dict.fromkeys(cell.pair for cell in cells))
     lines: list[_Line | None] = []
     for pair in pairs:
         if len(pairs) > 1:
             lines.append(_Line(" → ".join(pair)))
         for cell in (cell for cell in cells if cell.pair == pair):
-            marker = MARKERS[methods.index(cell.method) % len(MARKERS)]
-            lines.append(_Line(cell.method, cell.pgr, shade[cell.method], marker))
+            marker = MARKERS[variants.index(cell.variant) % len(MARKERS)]
+            lines.append(_Line(cell.variant, cell.pgr, shade[cell.variant], marker))
         lines.append(None)
     figure, axes = _dots(lines[:-1], 2, PGR_VIEW)
     low, high = axes.get_xlim()
@@ -199,9 +201,11 @@ def _limits(estimates: Sequence[Estimate], view: tuple[float, float] | None) -> 
 
 
 def ladder(cells: Sequence[Cell]) -> Figure:
-    """Of one task: accuracy against student parameters, a panel for each method, a line for each supervisor that starts
-    at its own accuracy (open marker), the ceiling dashed. Source: the main figure of Burns et al. 2023."""
+    """Of one task: accuracy against student parameters, a panel for each method (and a row of panels for each
+    selection), a line for each supervisor that starts at its own accuracy (open marker), the ceiling dashed.
+    Source: the main figure of Burns et al. 2023."""
     methods = list(dict.fromkeys(cell.method for cell in cells))
+    selections = list(dict.fromkeys(cell.selection for cell in cells))
     size = {cell.weak_model: cell.weak_params or 0 for cell in cells}
     weak_models = sorted(size, key=lambda name: (size[name], name))
     shade = dict(zip(weak_models, colours(len(weak_models)), strict=True))
@@ -210,24 +214,28 @@ def ladder(cells: Sequence[Cell]) -> Figure:
     intervals = len(weak_models) <= MAX_INTERVALS
     panel_in = max(3.0 + 0.25 * max(len(sizes) - 5, 0), 5.0 / len(methods))
     legend_in = 0.9 + 0.075 * max(len(name) for name in weak_models)
-    figure = Figure(figsize=(panel_in * len(methods) + legend_in, 3.6), layout="constrained")
+    figure = Figure(
+        figsize=(panel_in * len(methods) + legend_in, 3.6 + 2.8 * (len(selections) - 1)), layout="constrained"
+    )
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, method in zip(panels, methods, strict=True):
-        own = [cell for cell in cells if cell.method == method]
+    grid = figure.subplots(len(selections), len(methods), sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    for axes, (selection, method) in zip(panels, itertools.product(selections, methods), strict=True):
+        own = [cell for cell in cells if (cell.selection, cell.method) == (selection, method)]
         for place, weak in enumerate(weak_models):
             shift = math.exp(DODGE * reach * (place - (len(weak_models) - 1) / 2)) if intervals else 1.0
             curve = [cell for cell in own if cell.weak_model == weak]
             _curve(axes, curve, shade[weak], MARKERS[place % len(MARKERS)], shift, intervals)
         _ceiling(axes, cells)
-        axes.set_title(one_line(method))
+        axes.set_title(one_line(variant(method, selection)))
         axes.set_xscale("log")
     chance = _chance(cells, panels[0].get_ylim())
     for axes in panels:
         if chance is not None:
             axes.axhline(chance, color=GREY, linewidth=0.8, linestyle=":", label="majority class")
         _size_ticks(axes, sizes, LABEL_IN / panel_in)
-    panels[0].set_ylabel("test accuracy")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test accuracy")
     figure.supxlabel("parameters of the student", fontsize=9)
     said = "95 % intervals" if intervals else "intervals of students in the table"
     title = f"{one_line(cells[0].task)}: accuracy, {said} ({_counts(cells)})"

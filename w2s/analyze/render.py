@@ -22,8 +22,8 @@ from w2s.analyze import document, rows, tables
 from w2s.analyze.cells import Cell, aggregate
 from w2s.analyze.document import Document
 from w2s.analyze.rows import Rows
+from w2s.disk import disk_errors
 from w2s.errors import MachineError
-from w2s.store import disk_errors
 
 if TYPE_CHECKING:
     from rich.console import Console

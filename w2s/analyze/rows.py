@@ -2,6 +2,7 @@
 
 A row is there for every planned cell, whatever became of it: `<role>_status` is done, failed, blocked, missing or
 damaged for each of weak, student and ceiling, `<role>_reason` says why, and numbers that cannot be computed are NaN.
+The student's are those of the evaluation that the cell's selection chose; weak model and ceiling are always final.
 The ground truth of transfer is read here, for analysis only.
 """
 
@@ -17,7 +18,8 @@ from typing import Any
 import pandas as pd
 
 from w2s.analyze import metrics
-from w2s.analyze.predictions import Reader, Scored, Truth
+from w2s.analyze.predictions import Reader, Scored, Selected, Truth
+from w2s.analyze.selection import DIAGNOSTIC, SELECTIONS, Taken, taken
 from w2s.errors import SpecError, StepError
 from w2s.identity import nearest
 from w2s.store import Store
@@ -32,15 +34,18 @@ COLUMNS = (
     *(f"{role}_{column}" for role in ROLES for column in ("status", "reason")),
     *(f"{role}_{column}" for column in ("accuracy", "auroc", "ece", "brier") for role in ROLES),
     *("agreement", "agreement_right", "agreement_wrong", "label_accuracy", "pgr", "pgr_reason"),
+    # Of how many evaluations the student of which optimizer step counts; empty for `final`, which does not choose.
+    *("selected_step", "evaluations", "selection_note"),
     *("data_digest", *(f"{role}_digest" for role in ROLES)),
 )
+WHOLE = ("seed", "n", "n_classes", "weak_params", "student_params", "selected_step", "evaluations")
 
 
 @dataclass
 class Rows:
     """A sweep's results: `frame` has one row per cell and seed, in the order of the plan (columns: COLUMNS).
 
-    `test`, `transfer` and `truth` hold what the rows were computed from, by digest, for intervals and differences.
+    `test`, `transfer` and `truth` hold what the rows were computed from, for intervals and differences.
     `problems` names what is damaged; `unfinished` counts what failed, is blocked or was not run yet, a line each.
     """
 
@@ -48,8 +53,8 @@ class Rows:
     question: str
     folder: Path
     frame: pd.DataFrame
-    test: dict[str, Scored] = field(default_factory=dict)  # by train digest
-    transfer: dict[str, Scored] = field(default_factory=dict)  # supervisors only
+    test: dict[Taken, Scored] = field(default_factory=dict)  # by train digest and selection
+    transfer: dict[str, Scored] = field(default_factory=dict)  # by train digest, supervisors only
     truth: dict[str, Truth] = field(default_factory=dict)  # by materialize digest; the test split
     problems: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
@@ -96,9 +101,7 @@ def load(name_or_path: str | Path, root: Path = Path("results")) -> Rows:
     reader = Reader(store)
     records = [_row(cell, standing, reader, rows) for cell in plan["cells"]]
     rows.frame = pd.DataFrame(records, columns=list(COLUMNS)).astype(
-        dict.fromkeys(
-            ("seed", "n", "n_classes", "weak_params", "student_params"), "Int64"
-        )  # whole, though some are absent
+        dict.fromkeys(WHOLE, "Int64")  # though some are absent
     )
     rows.unfinished = list(_unfinished(plan["steps"], standing))
     damaged = [s.reason for s in standing.values() if s.status == "damaged"]
@@ -116,6 +119,9 @@ def _read_plan(path: Path) -> dict[str, Any]:
         lacking = sorted({key for cell in cells for key in needed - set(cell)})
         if lacking:
             raise KeyError(", ".join(lacking))
+        unknown = sorted({str(cell["selection"]) for cell in cells} - set(SELECTIONS))
+        if unknown:
+            raise ValueError(f"no selection {', '.join(unknown)}")
         steps = [{key: step[key] for key in ("digest", "kind", "title", "parents")} for step in plan["steps"]]
         return {"name": plan["name"], "question": plan.get("question", ""), "cells": cells, "steps": steps}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -144,7 +150,9 @@ def standings(steps: list[dict[str, Any]], store: Store) -> dict[str, Standing]:
         elif failure is not None:
             found[digest] = Standing("failed", _first_line(str(failure.get("reason", ""))) or "no reason was recorded")
         elif stopped:
-            found[digest] = Standing("blocked", f"needs {titles[stopped[0]]}, which is {found[stopped[0]].status}")
+            became = found[stopped[0]].status
+            which = "which failed" if became == "failed" else f"which is {became}"
+            found[digest] = Standing("blocked", f"needs {titles[stopped[0]]}, {which}")
         else:
             found[digest] = Standing("missing", "not run yet")
     return found
@@ -154,7 +162,7 @@ def _row(cell: dict[str, Any], standing: dict[str, Standing], reader: Reader, ro
     """One cell of one seed. Reads what is not read yet into `rows`; damage found on the way is noted in `standing`."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS, NAN)
     row.update({key: cell[key] for key in cell if key in row})
-    row.update(pgr_reason="", n=0)
+    row.update(pgr_reason="", selection_note="", n=0)
     data, classes = cell["data_digest"], int(cell["n_classes"])
     truth = _truth(data, classes, standing, reader, rows)
     if truth is not None:
@@ -163,6 +171,10 @@ def _row(cell: dict[str, Any], standing: dict[str, Standing], reader: Reader, ro
         digest = cell[f"{role}_digest"]
         scored = _scored(digest, data, classes, standing, reader, rows)
         state = standing.get(digest, Standing("missing", "not in the plan's steps"))
+        if role == "student" and cell["selection"] != "final":
+            found, state = _selected(cell, state, standing, reader, rows)
+            row.update(_chosen(cell["selection"], found, state))
+            scored = found.scored if found is not None else None
         row.update({f"{role}_status": state.status, f"{role}_reason": state.reason})
         if scored is not None:
             values = {name: getattr(scored, name) for name in ("accuracy", "auroc", "ece", "brier")}
@@ -189,21 +201,55 @@ def _scored(
     if standing.get(step, Standing("missing")).status != "done" or data not in rows.truth:
         return None
     try:
-        rows.test[step] = reader.scored(step, data, "test", classes)
-        return rows.test[step]
+        rows.test[Taken(step)] = reader.scored(step, data, "test", classes)
+        return rows.test[Taken(step)]
     except StepError as error:
         standing[step] = Standing("damaged", _first_line(str(error)))
         return None
 
 
+def _selected(
+    cell: dict[str, Any], state: Standing, standing: dict[str, Standing], reader: Reader, rows: Rows
+) -> tuple[Selected | None, Standing]:
+    """The student's predictions at the chosen evaluation, and how it stands under this selection: what is damaged here
+    costs this selection only. `state` is that of the student's step, whose final predictions were read before."""
+    student, supervisor, selection = cell["student_digest"], cell["weak_digest"], cell["selection"]
+    judge = standing.get(supervisor, Standing("missing")).status
+    if state.status != "done" or Taken(student) not in rows.test:
+        return None, state
+    if selection == "weak_val" and judge != "done":
+        return None, Standing("blocked", f"weak_val needs the supervisor's predictions for val: supervisor {judge}")
+    try:
+        found = reader.selected(student, supervisor, cell["data_digest"], selection, int(cell["n_classes"]))
+    except StepError as error:
+        rows.problems.append(_first_line(str(error)))
+        return None, Standing("damaged", rows.problems[-1])
+    rows.test[_taken(cell, "student")] = found.scored
+    return found, state
+
+
+def _chosen(selection: str, found: Selected | None, state: Standing) -> dict[str, Any]:
+    """The columns that tell the chosen step, or why there is none."""
+    notes = [DIAGNOSTIC] if selection == "oracle" else []
+    if found is None:
+        notes.append(f"no step chosen: {state.reason or 'no ground truth of test'}")
+        return {"selection_note": "; ".join(notes)}
+    step = {"selected_step": found.choice.step, "evaluations": found.choice.evaluations}
+    return {**step, "selection_note": "; ".join(notes)}
+
+
+def _taken(cell: dict[str, Any], role: str) -> Taken:
+    return taken(role, cell[f"{role}_digest"], cell["selection"])
+
+
 def _pairwise(row: dict[str, Any], cell: dict[str, Any], truth: Truth | None, rows: Rows) -> None:
     """Agreement and PGR of one cell and seed: PGR as a bare ratio, its interval belongs to the cell over seeds."""
-    weak, student, ceiling = (rows.test.get(cell[f"{role}_digest"]) for role in ROLES)
+    weak, student, ceiling = (rows.test.get(_taken(cell, role)) for role in ROLES)
     if truth is not None and weak is not None and student is not None:
         found = metrics.agreement(student.predicted_N, weak.predicted_N, truth.y_N)
         row.update(agreement=found.overall, agreement_right=found.right, agreement_wrong=found.wrong)
     if weak is None or student is None or ceiling is None:
-        absent = [role for role in ROLES if cell[f"{role}_digest"] not in rows.test]
+        absent = [role for role in ROLES if _taken(cell, role) not in rows.test]
         row["pgr_reason"] = "; ".join(_why_absent(role, row) for role in absent)
     elif ceiling.accuracy <= weak.accuracy:
         row["pgr_reason"] = "no gap: ceiling does not exceed weak"
