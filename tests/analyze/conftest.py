@@ -156,3 +156,14 @@ def synthetic(tmp_path: Path) -> Callable[..., Synthetic]:
         return Synthetic(tmp_path / folder, {**data, **changes}, accuracy)
 
     return make
+
+
+@pytest.fixture
+def chosen(synthetic: Callable[..., Synthetic]) -> Callable[..., Synthetic]:
+    """The one-pair sweep with every selection; its students were evaluated at steps 20, 40, 60 and 80."""
+    methods = {name: {"recipe": {"eval_every": 20}} for name in ("xent", "logconf")}
+
+    def make(**changes: Any) -> Synthetic:
+        return synthetic(**{"methods": methods, "selections": ["final", "weak_val", "oracle"], **changes})
+
+    return make

@@ -9,6 +9,7 @@ import pytest
 
 from w2s.analyze import stats
 from w2s.analyze.cells import aggregate
+from w2s.analyze.predictions import Reader
 from w2s.analyze.rows import load
 from w2s.analyze.selection import Taken
 from w2s.errors import SpecError
@@ -152,3 +153,44 @@ def test_nothing_run_yet_has_reasons_everywhere(synthetic):
         found = getattr(cells[1], name)
         assert not found.known
         assert found.reason.endswith("missing")
+
+
+def test_cells_take_the_selected_predictions(chosen):
+    made = chosen(accuracy=wide_gap).fill()
+    rows = load("one", made.root)
+    selections = ["final", "weak_val", "oracle"]
+    cells = {(c.method, c.selection): c for c in aggregate(rows)}
+    assert list(cells) == [(m, s) for m in ("xent", "logconf") for s in selections]
+    reader = Reader(made.store)
+    right = {}
+    for key, cell in cells.items():
+        own = rows.frame[(rows.frame.method == key[0]) & (rows.frame.selection == key[1])]
+        assert cell.student.value == pytest.approx(own.student_accuracy.mean())
+        assert cell.agreement.value == pytest.approx(own.agreement.mean())
+        gap = own.ceiling_accuracy.mean() - own.weak_accuracy.mean()
+        assert cell.pgr.value == pytest.approx((own.student_accuracy.mean() - own.weak_accuracy.mean()) / gap)
+        assert cell.steps == tuple(own.selected_step.dropna())
+        right[key] = np.stack(
+            [
+                reader.scored(r["student_digest"], r["data_digest"], "test", 2).right_N
+                if key[1] == "final"
+                else reader.selected(r["student_digest"], r["weak_digest"], r["data_digest"], key[1], 2).scored.right_N
+                for r in own.to_dict("records")
+            ]
+        )
+        assert cell.student == stats.proportion(right[key])
+    for selection in selections:
+        ours, base = cells["logconf", selection], cells["xent", selection]
+        assert ours.accuracy_difference == stats.difference(right["logconf", selection], right["xent", selection])
+        assert base.is_baseline
+    assert cells["xent", "oracle"].student.value > cells["xent", "final"].student.value
+    assert cells["xent", "oracle"].weak == cells["xent", "final"].weak
+
+
+def test_a_cell_uses_the_seeds_whose_evaluations_are_there(chosen):
+    made = chosen().fill()
+    (digest,) = made.digests("logconf, seed 1")
+    (made.store.path("train", digest) / "evaluations.parquet").unlink()
+    seeds = {(c.method, c.selection): c.seeds for c in cells_of(made)}
+    assert seeds.pop(("logconf", "weak_val")) == seeds.pop(("logconf", "oracle")) == (0, 2)
+    assert set(seeds.values()) == {(0, 1, 2)}

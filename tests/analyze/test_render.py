@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import math
@@ -17,6 +18,7 @@ from w2s.analyze.plots import colours, short_count
 from w2s.analyze.render import file_name, render
 from w2s.analyze.rows import load
 from w2s.errors import MachineError, SpecError
+from w2s.spec import Weak
 from w2s.store import Store
 
 
@@ -257,3 +259,73 @@ def test_a_store_without_the_sweeps_store_folder(synthetic):
     shutil.rmtree(made.root / "store")
     rendered = render("one", made.root)
     assert rendered.unfinished == [f"missing: {len(made.plan.nodes)} steps (not run yet)"]
+
+
+# -- selections --------------------------------------------------------------------------------------------------------
+
+
+def wide_gap(node):
+    """Accuracies with a clear gap and nothing between seeds."""
+    if isinstance(node.spec.labels, Weak):
+        return 0.80 if node.spec.recipe.loss.name == "xent" else 0.87
+    return 0.70 if node.spec.split == "weak_train" else 0.95
+
+
+def all_outputs(made, width):
+    rendered = render("one", made.root)
+    folder = made.root / "sweeps" / "one"
+    out = io.StringIO()
+    rendered.show(Console(file=out, width=width, color_system=None))
+    texts = {name: (folder / name).read_text() for name in ("table.md", "table.tex", "table.csv", "rows.csv")}
+    return {**texts, "terminal": out.getvalue()}, rendered.cells
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_oracle_is_marked_wherever_it_stands(chosen, width):
+    texts, cells = all_outputs(chosen(accuracy=wide_gap).fill(), width)
+    for name in ("table.csv", "rows.csv"):
+        lines = list(csv.DictReader(io.StringIO(texts[name])))
+        marked = [" ".join(line.values()) for line in lines if "diagnostic: chosen on test" in " ".join(line.values())]
+        assert len(marked) == sum(line["selection"] == "oracle" for line in lines) > 0
+        assert all("oracle" in line for line in marked)
+    for name in ("table.md", "table.tex"):
+        lines = [line for line in texts[name].splitlines() if "oracle" in line and ("|" in line or " & " in line)]
+        assert len(lines) == 2 + 1  # in the accuracies, and the difference of one method
+        assert all("oracle (diagnostic)" in line for line in lines)
+        assert "a diagnostic and no result" in texts[name]
+    said = " ".join(texts["terminal"].split())
+    assert said.count("oracle") - 1 == said.count("(diagnostic)") >= 3  # it also stands in the sentence
+    assert "a diagnostic and no result" in said
+    assert max(map(len, texts["terminal"].splitlines())) <= width
+    with plots.style():
+        for figure in plots.figures(cells).values():
+            labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
+            assert sum("oracle" in label for label in labels) == 2
+            assert all("oracle (diagnostic)" in label for label in labels if "oracle" in label)
+            assert len(set(labels)) == len(labels)
+
+
+def test_weak_val_alone_is_named_and_is_no_diagnostic(chosen):
+    texts, cells = all_outputs(chosen(selections=["weak_val"], accuracy=wide_gap).fill(), 200)
+    assert all("diagnostic" not in text for text in texts.values())
+    assert "| xent, weak_val " in texts["table.md"]
+    assert "agrees best with the supervisor's labels on val" in texts["table.md"]
+    assert [cell.variant for cell in cells] == ["xent, weak_val", "logconf, weak_val"]
+
+
+def test_final_alone_has_no_word_of_selections(chosen):
+    texts, _ = all_outputs(chosen(selections=["final"]).fill(), 200)
+    for name in ("table.md", "table.tex", "terminal"):
+        assert "election" not in texts[name]
+        assert "final" not in texts[name]
+
+
+def test_a_ladder_has_a_panel_for_each_method_and_selection(chosen):
+    made = chosen(models=["pythia-70m", "pythia-160m", "pythia-410m"], seeds=[0]).fill()
+    with plots.style():
+        figure = plots.figures(aggregate(load("one", made.root)))["accuracy-movie"]
+        titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [
+        "xent", "logconf", "xent, weak_val", "logconf, weak_val",
+        "xent, oracle (diagnostic)", "logconf, oracle (diagnostic)",
+    ]  # fmt: skip

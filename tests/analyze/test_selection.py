@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import shutil
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,36 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from w2s.analyze import plots, stats
-from w2s.analyze.cells import aggregate
-from w2s.analyze.predictions import Reader
-from w2s.analyze.render import render
 from w2s.analyze.rows import load
-from w2s.analyze.selection import Taken, choose
-from w2s.spec import Weak
+from w2s.analyze.selection import choose
 from w2s.store import Store
 
 ALL = ["final", "weak_val", "oracle"]
 EVERY = 20
-METHODS = {name: {"recipe": {"eval_every": EVERY}} for name in ("xent", "logconf")}
-
-
-@pytest.fixture
-def chosen(synthetic):
-    """The one-pair sweep with all selections; its students were evaluated four times."""
-
-    def make(**changes):
-        return synthetic(**{"methods": METHODS, "selections": ALL, **changes})
-
-    return make
-
-
-def wide_gap(node):
-    if isinstance(node.spec.labels, Weak):
-        return 0.80 if node.spec.recipe.loss.name == "xent" else 0.87
-    return 0.70 if node.spec.split == "weak_train" else 0.95
+METHODS = {name: {"recipe": {"eval_every": EVERY}} for name in ("xent", "logconf")}  # as in conftest
 
 
 def classes_of(path):
@@ -75,7 +51,7 @@ def share(predicted, wanted):
 
 def write_history(made, digest, history):
     """Replace a student's evaluations: history[split][step] is the list of predicted classes."""
-    columns: dict[str, list] = {"step": [], "split": [], "example_id": [], "logits": []}
+    columns: dict[str, list[Any]] = {"step": [], "split": [], "example_id": [], "logits": []}
     for split, by_step in history.items():
         for step, predicted in by_step.items():
             for place, label in enumerate(predicted):
@@ -119,16 +95,14 @@ def test_selected_rows_equal_what_plain_python_finds_in_the_files(chosen):
     assert (rows.problems, rows.unfinished) == ([], [])
     assert len(rows.frame) == 2 * 3 * 3
     truth = truth_of(made, "test")
-    steps = Counter()
-    for row in rows.frame[rows.frame.selection != "final"].itertuples():
+    steps: Counter[tuple[str, int]] = Counter()
+    for _, row in rows.frame[rows.frame.selection != "final"].iterrows():
         history = history_of(made.store.path("train", row.student_digest) / "evaluations.parquet")
         weak = made.store.path("train", row.weak_digest) / "predictions"
         labels = classes_of(weak / "val.parquet")
-        score = {
-            "weak_val": lambda s, h=history, w=labels: share(h["val"][s], w),
-            "oracle": lambda s, h=history: share(h["test"][s], truth),
-        }[row.selection]
-        step = max(sorted(history["val"]), key=score)  # max takes the first of equals
+        split, wanted = ("val", labels) if row.selection == "weak_val" else ("test", truth)
+        score = {step: share(predicted, wanted) for step, predicted in history[split].items()}
+        step = max(sorted(score), key=score.__getitem__)  # max takes the first of equals
         assert (row.selected_step, row.evaluations) == (step, 4)
         assert row.student_accuracy == pytest.approx(share(history["test"][step], truth))
         assert row.agreement == pytest.approx(share(history["test"][step], classes_of(weak / "test.parquet")))
@@ -317,14 +291,6 @@ def test_damaged_evaluations_cost_the_selections_that_need_them(chosen, harm, lo
     assert frame.drop(index=hurt).equals(before.drop(index=hurt))
 
 
-def test_a_cell_uses_the_seeds_whose_evaluations_are_there(chosen):
-    made = chosen().fill()
-    (made.store.path("train", student(made, "logconf", 1)) / "evaluations.parquet").unlink()
-    seeds = {(c.method, c.selection): c.seeds for c in aggregate(load("one", made.root))}
-    assert seeds.pop(("logconf", "weak_val")) == seeds.pop(("logconf", "oracle")) == (0, 2)
-    assert set(seeds.values()) == {(0, 1, 2)}
-
-
 def test_labels_of_the_supervisor_that_do_not_fit_are_refused(chosen):
     made = chosen(seeds=[0]).fill()
     (weak,) = made.digests("weak weak-3l")
@@ -379,104 +345,3 @@ def test_a_selection_that_does_not_exist_is_a_damaged_plan(chosen):
     path.write_text(path.read_text().replace('"oracle"', '"orakel"'))
     with pytest.raises(Exception, match=r"plan\.json: damaged .*no selection orakel.*writes it again"):
         load("one", made.root)
-
-
-# -- cells, tables, figures -------------------------------------------------------------------------------------------
-
-
-def test_cells_take_the_selected_predictions(chosen):
-    made = chosen(accuracy=wide_gap).fill()
-    rows = load("one", made.root)
-    cells = {(c.method, c.selection): c for c in aggregate(rows)}
-    assert list(cells) == [(m, s) for m in ("xent", "logconf") for s in ALL]
-    reader = Reader(made.store)
-    right = {}
-    for key, cell in cells.items():
-        own = rows.frame[(rows.frame.method == key[0]) & (rows.frame.selection == key[1])]
-        assert cell.student.value == pytest.approx(own.student_accuracy.mean())
-        assert cell.agreement.value == pytest.approx(own.agreement.mean())
-        gap = own.ceiling_accuracy.mean() - own.weak_accuracy.mean()
-        assert cell.pgr.value == pytest.approx((own.student_accuracy.mean() - own.weak_accuracy.mean()) / gap)
-        assert cell.steps == tuple(own.selected_step.dropna())
-        right[key] = np.stack(
-            [
-                reader.scored(r.student_digest, r.data_digest, "test", 2).right_N
-                if key[1] == "final"
-                else reader.selected(r.student_digest, r.weak_digest, r.data_digest, key[1], 2).scored.right_N
-                for r in own.itertuples()
-            ]
-        )
-        assert cell.student == stats.proportion(right[key])
-    for selection in ALL:
-        ours, base = cells["logconf", selection], cells["xent", selection]
-        assert ours.accuracy_difference == stats.difference(right["logconf", selection], right["xent", selection])
-        assert base.is_baseline
-    assert cells["xent", "oracle"].student.value > cells["xent", "final"].student.value
-    assert cells["xent", "oracle"].weak == cells["xent", "final"].weak
-    assert set(rows.test) >= {Taken(student(made), selection) for selection in ALL}
-
-
-def all_outputs(made, width):
-    rendered = render("one", made.root)
-    folder = made.root / "sweeps" / "one"
-    out = io.StringIO()
-    rendered.show(Console(file=out, width=width, color_system=None))
-    texts = {name: (folder / name).read_text() for name in ("table.md", "table.tex", "table.csv", "rows.csv")}
-    return {**texts, "terminal": out.getvalue()}, rendered.cells
-
-
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_the_oracle_is_marked_wherever_it_stands(chosen, width):
-    texts, cells = all_outputs(chosen(accuracy=wide_gap).fill(), width)
-    for name in ("table.csv", "rows.csv"):
-        lines = list(csv.DictReader(io.StringIO(texts[name])))
-        marked = [" ".join(line.values()) for line in lines if "diagnostic: chosen on test" in " ".join(line.values())]
-        assert len(marked) == sum(line["selection"] == "oracle" for line in lines) > 0
-        assert all("oracle" in line for line in marked)
-    for name in ("table.md", "table.tex"):
-        lines = [line for line in texts[name].splitlines() if "oracle" in line and ("|" in line or " & " in line)]
-        assert len(lines) == 2 + 1  # in the accuracies, and the difference of one method
-        assert all("oracle (diagnostic)" in line for line in lines)
-        assert "a diagnostic and no result" in texts[name]
-    said = " ".join(texts["terminal"].split())
-    assert said.count("oracle") - 1 == said.count("(diagnostic)") >= 3  # it also stands in the sentence
-    assert "a diagnostic and no result" in said
-    assert max(map(len, texts["terminal"].splitlines())) <= width
-    with plots.style():
-        for figure in plots.figures(cells).values():
-            labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
-            assert sum("oracle" in label for label in labels) == 2
-            assert all("oracle (diagnostic)" in label for label in labels if "oracle" in label)
-            assert len(set(labels)) == len(labels)
-
-
-def test_weak_val_alone_is_named_and_is_no_diagnostic(chosen):
-    texts, cells = all_outputs(chosen(selections=["weak_val"], accuracy=wide_gap).fill(), 200)
-    assert all("diagnostic" not in text for text in texts.values())
-    assert "| xent, weak_val " in texts["table.md"]
-    assert "agrees best with the supervisor's labels on val" in texts["table.md"]
-    assert [cell.variant for cell in cells] == ["xent, weak_val", "logconf, weak_val"]
-
-
-def test_final_alone_has_no_word_of_selections(chosen):
-    texts, _ = all_outputs(chosen(selections=["final"]).fill(), 200)
-    for name in ("table.md", "table.tex", "terminal"):
-        assert "election" not in texts[name]
-        assert "final" not in texts[name]
-
-
-def test_a_ladder_has_a_panel_for_each_method_and_selection(chosen):
-    made = chosen(models=["pythia-70m", "pythia-160m", "pythia-410m"], seeds=[0]).fill()
-    with plots.style():
-        figure = plots.figures(aggregate(load("one", made.root)))["accuracy-movie"]
-        titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [
-        "xent", "logconf", "xent, weak_val", "logconf, weak_val",
-        "xent, oracle (diagnostic)", "logconf, oracle (diagnostic)",
-    ]  # fmt: skip
-
-
-def test_the_recorded_plan_has_a_cell_for_each_selection(chosen):
-    made = chosen(seeds=[0])
-    cells = json.loads((made.root / "sweeps" / "one" / "plan.json").read_text())["cells"]
-    assert [(c["method"], c["selection"]) for c in cells] == [(m, s) for m in ("xent", "logconf") for s in ALL]
