@@ -13,8 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from w2s.disk import disk_errors, file_sha256, write_json
 from w2s.errors import MachineError, SpecError, StepError
-from w2s.store import Store, disk_errors, file_sha256, write_json
+from w2s.store import Store
 
 A = "a" * 64
 B = "a" * 8 + "b" * 56

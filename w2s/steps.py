@@ -223,13 +223,14 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
 
 def _setting(spec: TrainSpec, store: Store) -> _Setting:
     from w2s.learn import accelerator as accelerators
-    from w2s.learn import models, trunk
+    from w2s.learn import models, tracking, trunk
 
     n_classes = _task_of(store, spec.data).task.n_classes
     texts = {split: _texts(store, spec.data, split) for split in spec.used_splits}
     ids = {split: column[0] for split, column in texts.items()}
     p_NC, origin = _labels(spec, store, spec.split, ids[spec.split], n_classes)
-    accelerator = accelerators.make(spec.engine, spec.recipe)
+    folder = tracking.folder_of(store.root.parent, spec.digest())
+    accelerator = accelerators.make(spec.engine, spec.recipe, tracking.trackers_for(spec.engine.trackers, folder))
     base = _base(spec)
     tokens = {split: _tokens(spec, base, split, column[1]) for split, column in texts.items()}
     model = models.build(base, n_classes, spec.recipe, spec.seed, spec.engine)
@@ -241,21 +242,38 @@ def _setting(spec: TrainSpec, store: Store) -> _Setting:
 
 
 def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
-    from w2s.learn import trainer
+    from w2s.learn import fitting, tracking, trainer
     from w2s.learn.checkpoint import Checkpoints
 
-    checkpoints = Checkpoints(store.checkpoints(spec.digest()), spec.engine)
+    known = _known(spec, store, setting)
+
+    def evaluate(model: Any, step: int) -> dict[str, np.ndarray]:
+        logits = {split: _predicted(spec, setting, model, split, silent) for split in EVALUATED}
+        scores = {f"{split}_accuracy": _accuracy(known[split], logits[split]) for split in EVALUATED}
+        setting.accelerator.log(scores, step=step)
+        return dict(logits)
+
     around = trainer.Around(
         report=lambda done, total: report("train", done, total),
-        evaluate=lambda model: {split: _predicted(spec, setting, model, split, silent) for split in EVALUATED},
-        checkpoints=checkpoints,
+        log=lambda row, step: setting.accelerator.log(row, step=step),
+        evaluate=evaluate,
+        checkpoints=Checkpoints(store.checkpoints(spec.digest()), spec.engine),
         stopping=stopping,
     )
-    assert spec.engine.micro_batch_size != "auto"
-    return trainer.train(
-        setting.model, setting.tokens[spec.split], setting.p_NC, spec.recipe, spec.seed, setting.accelerator,
-        spec.engine.micro_batch_size, around,
-    )  # fmt: skip
+    tokens = setting.tokens[spec.split]
+    with (
+        fitting.fitted(spec, setting.model, tokens, setting.accelerator.device) as micro_batch_size,
+        tracking.tracked(setting.accelerator, tracking.flattened(spec.identity())),
+    ):
+        return trainer.train(
+            setting.model, tokens, setting.p_NC, spec.recipe, spec.seed, setting.accelerator, micro_batch_size, around
+        )
+
+
+def _known(spec: TrainSpec, store: Store, setting: _Setting) -> dict[str, np.ndarray]:
+    """Classes (N,) that evaluations are held against: for val what this model may know, for test the ground truth."""
+    val_NC, _ = _labels(spec, store, "val", setting.ids["val"], setting.p_NC.shape[1])
+    return {"val": val_NC.argmax(axis=1), "test": _truth(store, spec.data, "test", setting.ids["test"])}
 
 
 def _predicted(spec: TrainSpec, setting: _Setting, model: Any, split: Split, report: Report) -> np.ndarray:
@@ -360,22 +378,16 @@ def _write_evaluations(staged: Staged, ids: dict[Split, list[str]], evaluations:
 
 
 def _write_history(staged: Staged, store: Store, spec: TrainSpec, setting: _Setting, trained: Trained) -> None:
-    """A line per optimizer step, and after it those of its evaluation: accuracy against what the model may know of
-    val, and against the ground truth of test."""
-    val_NC, origin = (
-        (None, "")
-        if not trained.evaluations
-        else _labels(spec, store, "val", setting.ids["val"], setting.p_NC.shape[1])
-    )
-    evaluated: dict[int, list[dict[str, Any]]] = {}
-    for step, logits in trained.evaluations:
-        assert val_NC is not None
-        known = {"val": val_NC.argmax(axis=1), "test": _truth(store, spec.data, "test", setting.ids["test"])}
-        against = {"val": origin.partition(" ")[0], "test": "truth"}
-        evaluated[step] = [
+    """A line per optimizer step, and after it those of its evaluation."""
+    known = _known(spec, store, setting)
+    against = {"val": setting.origin.partition(" ")[0], "test": "truth"}
+    evaluated = {
+        step: [
             {"steps_done": step, "split": split, "against": against[split], "accuracy": _accuracy(known[split], values)}
             for split, values in logits.items()
         ]
+        for step, logits in trained.evaluations
+    }
     rows = [line for row in trained.history for line in (row, *evaluated.get(row["step"] + 1, []))]
     (staged.folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

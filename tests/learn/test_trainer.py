@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     with pytest.raises(StepError, match=rf"loss of step {step + 1} of 8 is nan"):
         trainer.train(model, tokens, soft_labels, recipe, 0, cpu(recipe), micro)
     assert seen == list(range(step + 1))
-    assert difference(weights_of(model), weights_of(expected)) < 1e-6
+    assert difference(weights_of(model), weights_of(expected)) < 1e-5  # a step moves them by 1e-3
 
 
 def test_logits_that_are_not_finite_are_no_predictions(base_of, tokens):

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from w2s.cli.terminal import count, seconds, table
+from w2s.disk import disk_errors
 from w2s.errors import SpecError
 from w2s.estimate import Estimate, estimate
 from w2s.identity import nearest
 from w2s.plan import Plan, State, states, states_of
-from w2s.store import Store, disk_errors
+from w2s.store import Store
 
 STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "blocked")
 SHOWN_STEPS = 60

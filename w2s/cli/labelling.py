@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from w2s.disk import disk_errors
 from w2s.errors import SpecError
 from w2s.identity import nearest
-from w2s.store import Store, disk_errors
+from w2s.store import Store
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import accelerate
@@ -27,8 +28,11 @@ def device(engine: Engine) -> torch.device:
     return torch.device("cuda" if engine.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def make(engine: Engine, recipe: Recipe) -> accelerate.Accelerator:
-    """An Accelerator for one step. Raises StepError where devices or processes asked for are not there."""
+def make(engine: Engine, recipe: Recipe, trackers: Sequence[Any] = ()) -> accelerate.Accelerator:
+    """An Accelerator for one step, with its trackers (see `tracking`).
+
+    Raises StepError where devices or processes asked for are not there.
+    """
     on_cpu = device(engine).type == "cpu"
     if engine.mixed_precision == "fp16" and on_cpu:
         raise StepError("engine.mixed_precision: fp16 needs a CUDA device; use bf16 or no on a CPU")
@@ -56,6 +60,7 @@ def make(engine: Engine, recipe: Recipe) -> accelerate.Accelerator:
         cpu=on_cpu and plugin is None,
         mixed_precision="fp16" if engine.mixed_precision == "fp16" else "no",  # fp16 for the scaling of the loss
         deepspeed_plugin=plugin,
+        log_with=list(trackers) or None,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=handlers,
     )

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from w2s.errors import StepError
+from w2s.disk import read_json, write_json
+from w2s.errors import StepError, TryAgain
 from w2s.identity import sha256_of
+from w2s.learn import ranks
 from w2s.learn.batching import Tokens
 from w2s.sources import cache_dir
-from w2s.sources.cache import read_json, write_json
 from w2s.spec import Engine, Recipe, TrainSpec
 
 SPARE = 0.05  # of a device's memory is left free in a trial: blocks of other sizes will cut it up later
@@ -31,6 +34,34 @@ SAID_IN = (  # messages of plain RuntimeErrors that mean that memory ran out
     "CUBLAS_STATUS_ALLOC_FAILED",
     "std::bad_alloc",
 )
+
+
+@contextlib.contextmanager
+def fitted(spec: TrainSpec, model: nn.Module, tokens: Tokens, device: torch.device) -> Iterator[int | None]:
+    """The micro-batch size to train with inside the block (None: a rank's whole share of a batch).
+
+    With `auto`, memory that runs out inside becomes TryAgain, after a smaller size was remembered for the next try.
+    """
+    if spec.engine.micro_batch_size != "auto":
+        yield spec.engine.micro_batch_size
+        return
+    share = -(-min(spec.recipe.batch_size, len(tokens)) // spec.engine.ranks)
+    key = key_of(spec, int(tokens.lengths.max()), share, device)
+    size = start_size(share, key)
+    if remembered(key) is None and can_be_tried(spec.engine, device):
+        size = largest_that_fits(model, tokens, share, device, reserved_bytes(model, spec.recipe, spec.engine, device))
+    size = ranks.least(size)
+    print(f"engine.micro_batch_size: auto: {size} of {share} examples at a time", file=sys.stderr)
+    try:
+        yield size
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = halve(key, size, share, spec.engine)
+        raise TryAgain(f"out of memory with {size} examples at a time; trying {smaller}") from error
+    if remembered(key) is None:  # a sibling may have learned meanwhile that this is too much for two
+        with contextlib.suppress(OSError):  # then every start finds out by itself
+            remember(key, size)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -60,6 +60,14 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def least(value: int) -> int:
+    """The smallest of all ranks' values."""
+    found = torch.tensor(value)
+    if size() > 1:
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+    return int(found)
+
+
 def wait() -> None:
     """Go on when every rank is here."""
     if size() > 1:

@@ -47,13 +47,13 @@ class Trained:
 class Around:
     """What a training tells and asks the world around it.
 
-    `report` hears of steps, `log` gets (row, optimizer steps done); `evaluate` gives logits by split every
+    `report` hears of steps, `log` of numbers after so many of them; `evaluate` gives logits by split every
     `recipe.eval_every` steps and after the last; `checkpoints` keep what is done, and `stopping` says when to leave.
     """
 
     report: Count = silent
     log: Callable[[dict[str, float], int], None] = silent
-    evaluate: Callable[[nn.Module], dict[str, np.ndarray]] | None = None
+    evaluate: Callable[[nn.Module, int], dict[str, np.ndarray]] | None = None
     checkpoints: Checkpoints | None = None
     stopping: Stopping = field(default_factory=Stopping)
 
@@ -127,7 +127,7 @@ class _Training:
     def _evaluate(self, last: bool) -> None:
         every, step = self.recipe.eval_every, self.progress.step
         if every is not None and self.around.evaluate is not None and (last or step % every == 0):
-            self.progress.evaluations.append(Evaluation(step, self.around.evaluate(self.model)))
+            self.progress.evaluations.append(Evaluation(step, self.around.evaluate(self.model, step)))
 
     def _step(self, epoch: int, batch: np.ndarray) -> tuple[dict[str, Any], bool, bool]:
         """One update: (its row, somebody wants to stop, a checkpoint is due), the same on every rank."""

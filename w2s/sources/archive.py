@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
+from w2s.disk import file_sha256, read_json, write_json
 from w2s.errors import MachineError, SpecError
-from w2s.sources.cache import BLOCK, cache_dir, cache_errors, file_sha256, lock, read_json, write_json
+from w2s.sources.cache import BLOCK, cache_dir, cache_errors, lock
 from w2s.sources.index import download
 from w2s.sources.spec import ArchiveSource
 

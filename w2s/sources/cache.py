@@ -9,11 +9,11 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from w2s.disk import file_sha256, read_json, write_json
 from w2s.errors import MachineError
 
 BLOCK = 1 << 20
@@ -76,34 +76,6 @@ def lock(name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]
         yield
     finally:
         held.release()
-
-
-def write_json(path: Path, data: Any) -> None:
-    """A JSON file that a reader sees whole or not at all."""
-    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        part.write_text(json.dumps(data), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None where there is none that parses."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def files_below(folder: Path) -> dict[str, Path]:

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w2s.disk import read_json, write_json
 from w2s.errors import MachineError
-from w2s.sources.cache import cache_dir, cache_errors, read_json, write_json
+from w2s.sources.cache import cache_dir, cache_errors
 from w2s.sources.spec import HubSource
 
 if TYPE_CHECKING:

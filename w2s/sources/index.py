@@ -276,7 +276,7 @@ class _Progress:
 
 
 def _sha256_is(path: Path, sha256: str) -> bool:
-    from w2s.sources.cache import file_sha256
+    from w2s.disk import file_sha256
 
     return file_sha256(path) == sha256
 
