@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 
-from w2s.learn.batching import Tokens, by_length, cut, epoch_batches, length_chunks
+from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, by_length, cut, epoch_batches, length_chunks
 
 quick = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
@@ -14,6 +17,10 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
 
 def padding(lengths_N, batches) -> int:
     return sum(int(lengths_N[b].max()) * len(b) - int(lengths_N[b].sum()) for b in batches)
+
+
+def cost(lengths_N, batches, overhead):
+    return padding(lengths_N, batches) + int(lengths_N.sum()) + overhead * len(batches)
 
 
 def as_lists(batches):
@@ -53,28 +60,72 @@ def test_batches_hold_the_classes_as_a_random_draw_does_where_length_tells_the_l
 
 
 @quick
-@hypothesis.given(lengths_B=lengths, rows=st.one_of(st.none(), st.integers(1, 40)))
-def test_length_chunks_hold_every_row_once_shortest_first(lengths_B, rows):
-    chunks = length_chunks(lengths_B, rows)
+@hypothesis.given(lengths_B=lengths, overhead=st.integers(0, 300))
+def test_length_chunks_hold_every_row_once_shortest_first(lengths_B, overhead):
+    chunks = length_chunks(lengths_B, overhead)
     flat = np.concatenate(chunks)
     assert sorted(flat.tolist()) == list(range(len(lengths_B)))
     assert len(chunks) == 1 or (np.diff(lengths_B[flat]) >= 0).all()
-    assert all(len(c) <= (rows or len(lengths_B)) for c in chunks)
+    assert as_lists(length_chunks(lengths_B, overhead)) == as_lists(chunks)
 
 
-def test_length_chunks_save_most_of_the_padding_of_a_batch():
-    rng = np.random.default_rng(0)
-    lengths_N = np.minimum(rng.lognormal(3.5, 0.7, 2000).astype(int) + 1, 512)
-    batches = epoch_batches(2000, 32, 0, 0)
-    chunked = sum(padding(lengths_N[b], length_chunks(lengths_N[b], 8)) for b in batches)
-    assert chunked < 0.4 * padding(lengths_N, batches)
+def cheapest(lengths, overhead, rows):
+    """The least padded tokens + overhead x parts over all ways to cut the sorted texts, found by trying them all."""
+    n = len(lengths)
+    costs = []
+    for cuts in itertools.product([False, True], repeat=n - 1):
+        bounds = [0, *(i for i, cut_here in enumerate(cuts, 1) if cut_here), n]
+        parts = [sorted(lengths)[a:b] for a, b in itertools.pairwise(bounds)]
+        if all(len(part) <= rows for part in parts):
+            costs.append(sum(len(part) * part[-1] + overhead for part in parts))
+    return min(costs)
+
+
+@quick
+@hypothesis.given(lengths_B=st.lists(st.integers(1, 40), min_size=1, max_size=9).map(np.array), o=st.integers(0, 60))
+def test_no_other_chunks_cost_less(lengths_B, o):
+    assert cost(lengths_B, length_chunks(lengths_B, o), o) == cheapest(lengths_B.tolist(), o, len(lengths_B))
+
+
+def test_length_chunks_by_hand():
+    lengths_B = np.array([9, 2, 10, 2])
+    assert as_lists(length_chunks(lengths_B, 0)) == [[1, 3], [0], [2]]
+    assert as_lists(length_chunks(lengths_B, 2)) == [[1, 3], [0, 2]]
+    assert as_lists(length_chunks(lengths_B, 15)) == [[1, 3], [0, 2]]  # 16 tokens of padding for one chunk less
+    assert as_lists(length_chunks(lengths_B, 17)) == [[0, 1, 2, 3]]  # one chunk: the order stays
+    assert as_lists(length_chunks(np.array([5]), 20)) == [[0]]
+
+
+# Token counts of the quickstart's 500 transfer texts for SmolLM2: how many have 0, 1, 2, ... 48 tokens.
+MOVIE = [
+    0, 0, 0, 0, 1, 7, 8, 9, 10, 11, 9, 14, 9, 16, 17, 11, 18, 18, 17, 17, 19, 19, 16, 20, 11,
+    17, 15, 13, 20, 10, 10, 16, 16, 7, 7, 8, 9, 8, 2, 13, 8, 7, 11, 6, 1, 3, 4, 2, 10,
+]  # fmt: skip
+LONG_TAILED = np.minimum(np.random.default_rng(0).lognormal(4.0, 1.0, 2000).astype(int) + 1, 512)
+
+
+@pytest.mark.parametrize("lengths_N", [np.repeat(np.arange(len(MOVIE)), MOVIE), LONG_TAILED], ids=["movie", "long"])
+def test_less_than_a_tenth_of_the_tokens_of_random_batches_is_padding(lengths_N):
+    batches = [b for epoch in range(4) for b in epoch_batches(len(lengths_N), 32, 0, epoch)]
+
+    def waste(chunks_of) -> float:
+        padded = sum(padding(lengths_N[b], chunks_of(lengths_N[b])) for b in batches)
+        return padded / (padded + sum(int(lengths_N[b].sum()) for b in batches))
+
+    def eights(lengths_B):
+        return np.split(np.argsort(lengths_B), range(8, len(lengths_B), 8))
+
+    assert waste(lambda lengths_B: length_chunks(lengths_B, OVERHEAD_TOKENS["cpu"])) < 0.10
+    assert waste(eights) > 0.14  # negative control: as many rows in each chunk
+    assert waste(lambda lengths_B: [np.arange(len(lengths_B))]) > 0.4
 
 
 @quick
 @hypothesis.given(lengths_G=lengths, ranks=st.integers(1, 5), micro=st.one_of(st.none(), st.integers(1, 60)))
 def test_a_batch_is_cut_so_that_each_text_has_one_place_and_ranks_have_equal_turns(lengths_G, ranks, micro):
     parts = cut(lengths_G, ranks, micro)
-    assert len(parts) == ranks and len({len(own) for own in parts}) == 1
+    assert len(parts) == ranks
+    assert len({len(own) for own in parts}) == 1
     flat = np.concatenate([part for own in parts for part in own])
     assert sorted(flat.tolist()) == list(range(len(lengths_G)))
     assert all(len(part) <= (micro or len(lengths_G)) for own in parts for part in own)
@@ -93,12 +144,32 @@ def test_one_process_with_the_whole_batch_keeps_its_order():
 
 
 @quick
-@hypothesis.given(lengths_N=lengths, size=st.integers(1, 40))
-def test_prediction_takes_the_longest_first(lengths_N, size):
-    batches = by_length(lengths_N, size)
-    flat = np.concatenate(batches)
-    assert sorted(flat.tolist()) == list(range(len(lengths_N)))
-    assert (np.diff(lengths_N[flat]) <= 0).all()
+@hypothesis.given(lengths_N=lengths, size=st.integers(1, 40), overhead=st.integers(0, 300))
+def test_prediction_takes_the_largest_batch_first(lengths_N, size, overhead):
+    batches = by_length(lengths_N, size, overhead)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths_N)))
+    tokens = [len(b) * int(lengths_N[b].max()) for b in batches]
+    assert tokens == sorted(tokens, reverse=True)
+    assert max(map(len, batches)) <= size
+    assert as_lists(by_length(lengths_N, size, overhead)) == as_lists(batches)
+
+
+def test_prediction_by_hand():
+    lengths_N = np.array([3, 3, 3, 7, 8])
+    assert as_lists(by_length(lengths_N, 2, 0)) == [[4], [3], [0, 1], [2]]
+    assert as_lists(by_length(lengths_N, 2, 3)) == [[3, 4], [0, 1], [2]]
+    assert as_lists(by_length(lengths_N, 3, 3)) == [[3, 4], [0, 1, 2]]
+    assert as_lists(by_length(lengths_N, 5, 99)) == [[0, 1, 2, 3, 4]]
+
+
+@quick
+@hypothesis.given(
+    lengths_N=st.lists(st.integers(1, 40), min_size=1, max_size=9, unique=True).map(np.array),
+    size=st.integers(1, 9),
+    o=st.integers(0, 60),
+)
+def test_no_other_batches_for_prediction_cost_less(lengths_N, size, o):
+    assert cost(lengths_N, by_length(lengths_N, size, o), o) == cheapest(lengths_N.tolist(), o, size)
 
 
 @quick
