@@ -10,7 +10,7 @@ import torch
 
 from w2s.errors import StepError
 from w2s.learn import losses, models, predict, trainer
-from w2s.learn.batching import Tokens, epoch_batches, length_chunks
+from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, epoch_batches, length_chunks
 from w2s.spec import Engine, Frozen, Full, LogConf, Lora, Probe, Recipe, Xent
 
 # 23 examples in batches of 7: three full batches and one of 2, so that a mean of means would show.
@@ -124,10 +124,11 @@ def test_training_equals_a_loop_written_by_hand(recipe, arch, base_of, tokens, s
 
 
 @pytest.mark.parametrize("loss", [Xent(), LOGCONF])
-def test_chunks_of_similar_length_change_nothing(loss, base_of, tokens, soft_labels, run, slow):
+def test_chunks_of_similar_length_change_nothing(loss, base_of, tokens, soft_labels, run, slow, monkeypatch):
     """The loop by hand pads a batch to its longest text; ours takes it through the model in chunks."""
-    recipe = recipe_with(loss=loss, batch_size=2 * trainer.CHUNK_ROWS + 3)
-    assert len(length_chunks(tokens.lengths[: recipe.batch_size], trainer.CHUNK_ROWS)) == 3
+    monkeypatch.setitem(OVERHEAD_TOKENS, "cpu", 2)
+    recipe = recipe_with(loss=loss, batch_size=19)
+    assert len(length_chunks(tokens.lengths[: recipe.batch_size], OVERHEAD_TOKENS["cpu"])) >= 3
     by_hand = models.build(base_of("llama"), 2, recipe, 0)
     expected = slow.training(by_hand, tokens, soft_labels, recipe, 0)
     trained = run(recipe)

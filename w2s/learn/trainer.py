@@ -23,15 +23,13 @@ from torch import Tensor, nn
 
 from w2s.errors import StepError
 from w2s.learn import losses, ranks
-from w2s.learn.batching import Tokens, cut, epoch_batches, length_chunks
+from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, cut, epoch_batches, length_chunks
 from w2s.learn.checkpoint import Checkpoints, Evaluation, Progress
 from w2s.learn.optimizer import lr_at, make_optimizer
 from w2s.progress import Count, silent
 from w2s.randomness import stream_seed
 from w2s.spec import Recipe
 from w2s.stopping import Stopped, Stopping
-
-CHUNK_ROWS = 8  # measured on two CPU cores: see benchmarks/RESULTS.md
 
 
 @dataclass(frozen=True)
@@ -226,8 +224,7 @@ class _Training:
         """
         rows = batch[part] if len(part) else batch[:1]
         device = self.accelerator.device
-        # A GPU is better off with one large chunk than with little padding.
-        chunks = length_chunks(self.tokens.lengths[rows], CHUNK_ROWS if device.type == "cpu" else None)
+        chunks = length_chunks(self.tokens.lengths[rows], OVERHEAD_TOKENS[device.type])
         logits_BC: Tensor = self.model([self.tokens.padded(rows[chunk], device) for chunk in chunks])
         return logits_BC[torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)][: len(part)]
 
