@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for rank_grid, which several tests share
+
 WORDS = [f"{kind}{i}" for kind in ("good", "bad", "so") for i in range(20)]
 VOCABULARY = {"<pad>": 0, "<unk>": 1, **{word: i + 2 for i, word in enumerate(WORDS)}}
 DEADLINE_S = 120.0  # of one command; no test depends on how long anything takes

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
-import transformers
+from rank_grid import ALONE, COMMON, Grid, history, job, logits_of, losses_of, weights_of  # type: ignore[import-not-found]
 
 from w2s import steps
 from w2s.errors import StepError
 from w2s.learn import losses
-from w2s.models import ModelSpec
-from w2s.sources import FileSource, resolve
-from w2s.spec import Engine, Frozen, LogConf, Lora, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak, Xent
+from w2s.spec import Engine, Frozen, LogConf, Lora, Recipe, TrainSpec, Xent
 from w2s.store import Store
-from w2s.tasks.registry import task_of
 
 pytestmark = pytest.mark.recipe
 
-SCRIPT = Path(__file__).with_name("rank_steps.py")
-# 33 examples in batches of 8: the last batch has one, so that one of two ranks has none.
-SIZES = Sizes(weak_train=24, transfer=33, val=7, test=15)
-ALONE = Engine(device="cpu", checkpoint_every="never")
 TWO = {"device": "cpu", "processes": 2, "checkpoint_every": "never"}
 ENGINES = {
     "micro-batches": Engine(device="cpu", micro_batch_size=3, checkpoint_every="never"),
@@ -39,7 +25,6 @@ ENGINES = {
     **{f"ZeRO {stage}": Engine(**TWO, zero_stage=stage) for stage in (0, 1, 2, 3)},
     **{f"ZeRO {stage}, micro-batches": Engine(**TWO, zero_stage=stage, micro_batch_size=1) for stage in (0, 1, 2, 3)},
 }
-COMMON: dict[str, Any] = {"lr": 3e-3, "batch_size": 8, "epochs": 2, "head_init": "normal", "warmup_frac": 0.1}
 RECIPES = {
     "xent": Recipe(**COMMON, loss=Xent()),
     "logconf": Recipe(**COMMON, loss=LogConf(warmup_frac=0.3), eval_every=4),
@@ -49,95 +34,6 @@ RECIPES = {
     "lora": Recipe(**COMMON, loss=LogConf(warmup_frac=0.3), tune=Lora(r=2)),
 }
 TOLERANCE: dict[str, float] = {"rtol": 2e-5, "atol": 2e-6}
-
-
-def save_model(folder: Path, layers: int) -> ModelSpec:
-    words = {"<pad>": 0, "<unk>": 1, **{f"w{i}": i + 2 for i in range(40)}}
-    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
-    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core)
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "unk_token": "<unk>"})
-    tokenizer.save_pretrained(folder)
-    config = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=4,
-        max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(layers)
-    transformers.LlamaModel(config).save_pretrained(folder)
-    source = resolve(FileSource(file=str(folder)), folder, "model")
-    return ModelSpec(name=f"tiny-{layers}", source=source, params=10_000 * layers, depth=layers)
-
-
-class Grid:
-    """A task, a finished supervisor, and stores in which the same students are trained again and again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        rng = np.random.default_rng(0)
-        rows = [rng.integers(0, 40, rng.integers(2, 12)) for _ in range(200)]
-        lines = [{"text": " ".join(f"w{i}" for i in row), "label": int(row.mean() > 19.5)} for row in rows]
-        (folder / "task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        task = task_of({"name": "tiny", "file": "task.jsonl", "text": "text", "label": "label"}, folder, "task")
-        self.data = MaterializeSpec(task=task, sizes=SIZES)
-        small, self.large = (save_model(folder / f"model-{layers}", layers) for layers in (1, 2))
-        self.weak = TrainSpec(
-            data=self.data.digest(), split="weak_train", model=small, recipe=RECIPES["xent"], engine=ALONE
-        )
-        self.first = Store(folder / "first" / "store")
-        assert [steps.run_step(spec, self.first) for spec in (self.data, self.weak)] == ["done", "done"]
-
-    def student(self, recipe: Recipe, engine: Engine, **more: Any) -> TrainSpec:
-        labels = Weak(supervisor=self.weak.digest())
-        return TrainSpec(
-            data=self.data.digest(), split="transfer", model=self.large, labels=labels, recipe=recipe, engine=engine,
-            **more,
-        )  # fmt: skip
-
-    def store(self, name: str) -> Store:
-        """A store of that name in which the student's parents are finished."""
-        store = Store(self.folder / name.replace(" ", "-").replace(",", "") / "store")
-        for spec in (self.data, self.weak):
-            if not store.has(spec.kind, spec.digest()):
-                shutil.copytree(self.first.path(spec.kind, spec.digest()), store.path(spec.kind, spec.digest()))
-        return store
-
-    def launch(self, jobs: list[dict[str, Any]], ranks: int = 2, code: int = 0) -> list[list[str]]:
-        """Outcomes by rank and job; the ranks are started as the executor starts them."""
-        file = self.folder / "jobs.json"
-        file.write_text(json.dumps(jobs))
-        for left in self.folder.glob("jobs.json.rank*"):
-            left.unlink()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        done = subprocess.run(
-            [*command, str(SCRIPT), str(file)], capture_output=True, text=True, timeout=600,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
-        assert (done.returncode != 0) == (code != 0), done.stderr[-8000:]
-        return [json.loads(Path(f"{file}.rank{rank}").read_text()) for rank in range(ranks)] if code == 0 else []
-
-
-def job(spec: TrainSpec, store: Store, **more: Any) -> dict[str, Any]:
-    return {"spec": spec.model_dump(mode="json"), "store": str(store.root), **more}
-
-
-def history(store: Store, spec: TrainSpec) -> list[dict[str, Any]]:
-    lines = (store.path("train", spec.digest()) / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def losses_of(store: Store, spec: TrainSpec) -> list[float]:
-    return [row["loss"] for row in history(store, spec) if "loss" in row]
-
-
-def logits_of(store: Store, spec: TrainSpec, split: str) -> np.ndarray:
-    table = store.read_table("train", spec.digest(), f"predictions/{split}.parquet")
-    return np.array(table["logits"].to_pylist(), dtype=np.float32)
-
-
-def weights_of(store: Store, spec: TrainSpec) -> dict[str, np.ndarray]:
-    import safetensors.numpy
-
-    return dict(safetensors.numpy.load_file(store.path("train", spec.digest()) / "model" / "trained.safetensors"))
 
 
 @pytest.fixture(scope="module")
