@@ -138,3 +138,10 @@ def test_a_damaged_summary_is_as_good_as_none(planned, store):
     finish(store, data, mean_words=5.0, wall_s=1.0)
     (store.path("materialize", data.digest) / "summary.json").write_text("{")
     assert by_role(plan, costs(plan, store))["weak"].tokens == 95 * ASSUMED_TOKENS
+
+
+def test_evaluations_on_the_way_cost_their_tokens(planned, store):
+    """20 examples in batches of 5, three epochs: 12 steps, evaluated after 5, 10 and 12, on val and test."""
+    plain, evaluated = (planned(["recipe.batch_size=5", *more]) for more in ([], ["recipe.eval_every=5"]))
+    before, after = (by_role(plan, costs(plan, store))["ceiling"] for plan in (plain, evaluated))
+    assert after.tokens - before.tokens == 3 * (5 + 40) * ASSUMED_TOKENS

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from w2s.cost import step_flops
 from w2s.plan import Node, Plan, is_done
-from w2s.spec import PREDICTED, FeaturesSpec, MaterializeSpec, TrainSpec
+from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, MaterializeSpec, TrainSpec
 from w2s.store import Store
 
 TOKENS_PER_WORD = 1.35  # of English text under the tokenizers of the registry; used until a manifest says better
@@ -74,11 +75,20 @@ def _cost(node: Node, plan: Plan, store: Store, rates: Mapping[str, float]) -> C
     else:
         trained = getattr(data.sizes, spec.split) * spec.recipe.epochs * tokens_each
         predicted = sum(getattr(data.sizes, split) for split in PREDICTED) * tokens_each
+        evaluated = sum(getattr(data.sizes, split) for split in EVALUATED) * tokens_each
+        predicted += _evaluations(spec, getattr(data.sizes, spec.split)) * evaluated
     flops = step_flops(spec, trained, predicted)
     if flops is None:
         return Cost(trained + predicted, None, None)
     rate = rates.get(spec.model.name, rates.get("any model"))
     return Cost(trained + predicted, flops, None if rate is None else flops * rate)
+
+
+def _evaluations(spec: TrainSpec, examples: int) -> int:
+    """How often a training predicts on its way."""
+    recipe = spec.recipe
+    steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
+    return 0 if recipe.eval_every is None else math.ceil(steps / recipe.eval_every)
 
 
 def _tokens_each(spec: FeaturesSpec | TrainSpec, store: Store) -> float:

@@ -14,6 +14,7 @@ from w2s.tasks.task import TaskSpec
 Split = Literal["weak_train", "transfer", "val", "test"]
 INTERVAL = re.compile(r"never|[1-9][0-9]* (min|steps)")
 PREDICTED: tuple[Split, ...] = ("test", "val", "transfer")  # by every trained model: all it may later be asked about
+EVALUATED: tuple[Split, ...] = ("val", "test")  # on the way, for selections
 
 
 class Xent(Spec):

@@ -21,7 +21,7 @@ from w2s.errors import SpecError, StepError
 from w2s.identity import validated
 from w2s.plan import lacks_weights
 from w2s.progress import Report, silent
-from w2s.spec import PREDICTED, AnyStep, Engine, FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth
+from w2s.spec import EVALUATED, PREDICTED, AnyStep, Engine, FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth
 from w2s.stopping import Stopping
 from w2s.store import Staged, Store
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from w2s.learn.checkpoint import Evaluation
     from w2s.learn.models import Base
     from w2s.learn.trainer import Trained
-
-EVALUATED: tuple[Split, ...] = ("val", "test")  # on the way, for selections
 
 T = TypeVar("T")
 
@@ -217,7 +215,7 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
         "fetched": [{"source": spec.model.source.model_dump(mode="json"), "commit": setting.base.commit}],
         "devices": [str(setting.accelerator.device)] * spec.engine.ranks,
         "phases": phases,
-        **_amounts(spec, setting.tokens),
+        **_amounts(spec, setting.tokens, len(trained.evaluations)),
     }
 
 
@@ -416,10 +414,11 @@ def _write_weights(staged: Staged | None, setting: _Setting) -> None:
         safetensors.torch.save_file(trained, staged.folder / "model" / "trained.safetensors")
 
 
-def _amounts(spec: TrainSpec, tokens: dict[Split, Tokens]) -> dict[str, float | None]:
+def _amounts(spec: TrainSpec, tokens: dict[Split, Tokens], evaluations: int) -> dict[str, float | None]:
     """Examples, tokens and FLOPs that the step went through, counted after truncation."""
     trained = float(tokens[spec.split].lengths.sum()) * spec.recipe.epochs
     predicted = float(sum(tokens[split].lengths.sum() for split in PREDICTED))
+    predicted += evaluations * float(sum(tokens[split].lengths.sum() for split in EVALUATED))
     examples = len(tokens[spec.split]) * spec.recipe.epochs
     return {"examples": examples, "tokens": trained + predicted, "flops": step_flops(spec, trained, predicted)}
 
