@@ -4,7 +4,8 @@ W2SError                a message for a person: what, where, the offending value
 +-- SpecError     (2)   the request is wrong: fix the YAML or the command line
 +-- MachineError  (1)   the machine is wrong: disk, network, cache, device
 +-- StepError     (1)   a step of the plan failed while it ran
-+-- Interrupted (130)   somebody stopped the run: Ctrl-C, or SIGTERM (143)
+|   +-- TryAgain  (1)   it could go on in a fresh process, and is run once more there
++-- Interrupted (130)   somebody stopped the run: Ctrl-C; SIGTERM or SIGUSR1 (75)
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class MachineError(W2SError):
 
 class StepError(W2SError):
     """A step failed while it ran: the data, the model or the numbers were not what the spec promised."""
+
+
+class TryAgain(StepError):
+    """Run this step once more in a fresh process. Whoever raises it has seen to it that this comes to an end."""
 
 
 class Interrupted(W2SError):

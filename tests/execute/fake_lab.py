@@ -19,6 +19,7 @@ from w2s.tasks.task import TaskSpec, TextFormat
 
 HERE = Path(__file__).parent
 BODY = "fake_steps:run_step"
+GROUP_BODY = "fake_ranks:run_step"
 
 
 def step_spec(number: int) -> MaterializeSpec:
@@ -59,8 +60,9 @@ class Lab:
         self.store = Store(folder / "store")
         self.processes: list[subprocess.Popen[str]] = []
         self.gates: list[Path] = []
-        (folder / "runs").mkdir()
-        self.script({})
+        (folder / "runs").mkdir(exist_ok=True)
+        if not (folder / "script.json").exists():
+            self.script({})
 
     def script(self, actions: dict[int, str]) -> None:
         """What the steps do; one that is not named just succeeds."""
@@ -92,28 +94,25 @@ class Lab:
     def log(self, number: int) -> str:
         return self.store.log_path(step_spec(number).digest()).read_text()
 
-    def execute(self, graph: dict[int, list[int]], *, workers: int = 1, **more):
-        return execute(plan_of(graph), self.store, engine=Engine(workers=workers, device="cpu"), body=BODY, **more)
+    def execute(self, graph: dict[int, list[int]], *, workers: int = 1, processes: int | None = None, **more):
+        """Carry out a plan; with `processes`, each step in a group of so many ranks."""
+        engine = Engine(workers=workers, device="cpu", processes=processes, threads=processes and 1)
+        body = GROUP_BODY if processes else BODY
+        return execute(plan_of(graph), self.store, engine=engine, body=body, **more)
 
     def numbers(self, digests) -> list[int]:
         """The numbers of steps named by digest, sorted."""
         known = {step_spec(number).digest(): number for number in range(20)}
         return sorted(known[digest] for digest in digests)
 
-    def parent(self, graph: dict[int, list[int]], workers: int = 1) -> subprocess.Popen[str]:
+    def parent(
+        self, graph: dict[int, list[int]], workers: int = 1, processes: int | None = None
+    ) -> subprocess.Popen[str]:
         """An executing process of its own, at the head of a process group of its own."""
+        words = [str(self.folder), json.dumps(list(graph.items())), str(workers), str(processes or 0)]
         process = subprocess.Popen(
-            [
-                sys.executable,
-                str(HERE / "fake_parent.py"),
-                str(self.folder),
-                json.dumps(list(graph.items())),
-                str(workers),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+            [sys.executable, str(HERE / "fake_parent.py"), *words], text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         self.processes.append(process)
         return process

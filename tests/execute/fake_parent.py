@@ -1,4 +1,4 @@
-"""A process that carries out a plan of fake steps and ends as the command line does: FOLDER GRAPH WORKERS."""
+"""Carries out a plan of fake steps and ends as the command line does: FOLDER GRAPH WORKERS PROCESSES."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import json
 import sys
 from pathlib import Path
 
-from fake_lab import BODY, plan_of  # type: ignore[import-not-found]
+from fake_lab import Lab  # type: ignore[import-not-found]
 
 from w2s.errors import W2SError
 from w2s.execute.display import choose
-from w2s.execute.local import execute
-from w2s.spec import Engine
-from w2s.store import Store
 
 
 def main() -> int:
-    folder, graph, workers = Path(sys.argv[1]), dict(json.loads(sys.argv[2])), int(sys.argv[3])
-    engine = Engine(workers=workers, device="cpu")
+    graph, workers, processes = dict(json.loads(sys.argv[2])), int(sys.argv[3]), int(sys.argv[4])
+    lab = Lab(Path(sys.argv[1]))
     try:
-        outcome = execute(plan_of(graph), Store(folder / "store"), engine=engine, display=choose(), body=BODY)
+        outcome = lab.execute(graph, workers=workers, processes=processes or None, display=choose())
     except W2SError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

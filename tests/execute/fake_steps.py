@@ -11,14 +11,15 @@ import sys
 import uuid
 from pathlib import Path
 
-from w2s.errors import SpecError
+from w2s.errors import SpecError, TryAgain
+from w2s.stopping import Stopping
 
 
 class OutOfMemoryError(RuntimeError):
     """Named like torch's."""
 
 
-def run_step(spec, store, report):
+def run_step(spec, store, report, stopping):
     digest, kind, folder = spec.digest(), spec.kind, store.root.parent
     if store.has(kind, digest):
         return "reused"
@@ -30,7 +31,7 @@ def run_step(spec, store, report):
         (folder / "runs" / f"{number}-{uuid.uuid4().hex}").touch()
         _publish(folder / f"pid-{number}", str(os.getpid()))
         report("work", 0, 2)
-        act(json.loads((folder / "script.json").read_text()).get(str(number), ""), folder)
+        act(json.loads((folder / "script.json").read_text()).get(str(number), ""), folder, stopping)
         report("work", 2, 2)
         with store.staging(kind, digest) as staged:
             (staged.folder / "made.json").write_text(
@@ -45,10 +46,30 @@ def run_step(spec, store, report):
     return "done"
 
 
-def act(action: str, folder: Path) -> None:
+def act(action: str, folder: Path, stopping: Stopping) -> None:
     name, _, argument = action.partition(":")
-    if name:
+    if name == "save":
+        do_save(argument, folder, stopping)
+    elif name:
         globals()[f"do_{name}"](argument, folder)
+
+
+def do_save(name: str, folder: Path, stopping: Stopping) -> None:
+    """Work that, told to stop, first saves what it has; it needs a gate's time for that."""
+    with stopping.at_own_time():
+        _publish(folder / f"at-{name}", "yes")
+        while not stopping.asked:
+            signal.pause()
+        _publish(folder / "was-asked", "yes")
+        do_gate(name, folder)
+        _publish(folder / "saved", "yes")
+
+
+def do_again(_: str, folder: Path) -> None:
+    """Fails the first time, and wants to be run once more."""
+    if not (folder / "tried").exists():
+        _publish(folder / "tried", str(os.getpid()))
+        raise TryAgain("with smaller micro-batches")
 
 
 def do_gate(name: str, folder: Path) -> None:
@@ -131,6 +152,11 @@ def do_stubborn(name: str, folder: Path) -> None:
             do_gate(name, folder)
         except BaseException:
             _publish(folder / "was-asked", "yes")
+
+
+def dies_late(*given: object) -> None:
+    run_step(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def claims_done(*_: object, **__: object) -> str:

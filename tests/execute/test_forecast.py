@@ -35,4 +35,5 @@ def test_expectations_are_corrected_by_how_wrong_they_were():
 def test_the_longest_running_step_is_waited_for_and_a_late_one_counts_as_nearly_done():
     forecast = Forecast(KINDS, {"a": 100.0, "b": 10.0})
     assert forecast.left_s([], {"a": 10.0, "b": 5.0}, 2) == 90.0
-    assert forecast.left_s([], {"b": 50.0}, 2) == 0.0
+    assert forecast.left_s([], {"b": 9.0}, 2) == 1.0
+    assert forecast.left_s([], {"b": 50.0}, 2) == 5.0  # not 0: that would be said for as long as it takes

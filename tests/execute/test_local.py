@@ -79,16 +79,15 @@ WAYS_TO_FAIL = {
     3: ("refuse:no such file", "no such file"),
     4: ("signal:SIGKILL", "the worker was killed (SIGKILL)"),
     5: ("signal:SIGSEGV", "crashed in native code (SIGSEGV)"),
-    6: ("signal:SIGTERM", "stopped from outside (SIGTERM)"),
+    6: ("signal:SIGTERM", "stopped from outside (SIGTERM or SIGUSR1)"),
     7: ("exit:3", "exited with code 3"),
     8: ("oom", "out of memory"),
-    9: ("full", "the disk is full"),
 }
 
 
 def test_failing_steps_fail_alone_each_with_its_reason(lab):
     lab.script({number: action for number, (action, _) in WAYS_TO_FAIL.items()})
-    graph = {1: [], **{number: [1] for number in range(2, 11)}, 11: [10, 4], 12: [11], 13: [10]}
+    graph = {1: [], **{number: [1] for number in range(2, 9)}, 10: [1], 11: [10, 4], 12: [11], 13: [10]}
     digest = {number: step_spec(number).digest() for number in graph}
     recorder = Recorder()
     outcome = lab.execute(graph, display=recorder)
@@ -107,6 +106,42 @@ def test_failing_steps_fail_alone_each_with_its_reason(lab):
     assert again.ok
     assert lab.numbers(again.done) == [*WAYS_TO_FAIL, 11, 12]
     assert all(lab.store.failure(digest[number]) is None for number in graph)
+
+
+def test_a_full_disk_stops_the_run_from_beginning_more_and_says_so_once(lab):
+    """Each further step would train, and then fail in the end."""
+    lab.gate("a")
+    lab.script({1: "full", 2: "gate:a", 3: "raise:unlucky"})
+    said: list[str] = []
+    recorder = Recorder(failed=lambda _: lab.open_gate("a"))
+    recorder.say = said.append  # type: ignore[assignment, method-assign]
+    outcome = lab.execute({1: [], 2: [], 3: [], 4: [1]}, workers=2, display=recorder)
+    assert lab.numbers(outcome.failed) == [1]
+    assert "the disk is full" in outcome.failed[step_spec(1).digest()]
+    assert lab.numbers(outcome.blocked) == [4]
+    assert lab.numbers(outcome.done) == [2]  # was at work already
+    assert lab.numbers(outcome.left) == [3]
+    assert [line for line in said if "so no further step is begun" in line] == [
+        "the disk is full, so no further step is begun; those that run may end"
+    ]
+    # Control: another failure stops nothing.
+    lab.script({1: "raise:unlucky"})
+    assert lab.numbers(lab.execute({1: [], 3: []}).done) == [3]
+
+
+def test_a_step_that_wants_another_process_is_run_once_more_in_a_fresh_one(lab):
+    lab.script({1: "again"})
+    recorder = Recorder()
+    outcome = lab.execute({1: [], 2: [1]}, display=recorder)
+    assert outcome.ok
+    assert lab.runs() == [1, 1, 2]
+    assert ("again", "step 1: with smaller micro-batches") in recorder.events
+    assert made(lab, 1)["pid"] != int((lab.folder / "tried").read_text())
+
+
+def test_a_worker_that_dies_after_its_step_was_committed_has_done_it(lab):
+    outcome = execute(plan_of({1: []}), lab.store, engine=Engine(workers=1, device="cpu"), body="fake_steps:dies_late")
+    assert lab.numbers(outcome.done) == [1]
 
 
 def test_the_log_of_a_killed_worker_is_kept_and_a_crash_says_where_it_was(lab):
@@ -233,20 +268,28 @@ def test_kill_9_of_the_parent_leaves_no_worker_and_the_next_run_goes_on(lab, who
     assert [path.name for path in folder.iterdir()] == [step_spec(2).digest()]
 
 
-@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
-def test_an_interrupt_ends_the_workers_and_says_one_line(lab, number, code, name):
-    lab.gate("never")
-    lab.script({2: "gate:never"})
+WAYS_TO_STOP = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1")]
+
+
+@pytest.mark.parametrize(("number", "code", "name"), WAYS_TO_STOP)
+def test_an_interrupt_lets_the_step_save_what_it_has_and_ends_with_one_line(lab, number, code, name):
+    lab.gate("disk")
+    lab.script({2: "save:disk"})
     parent = lab.parent({1: [], 2: [1], 3: [2]})
     worker = lab.pid(2)
+    until((lab.folder / "at-disk").exists)
     parent.send_signal(number)
+    until((lab.folder / "was-asked").exists)
+    lab.open_gate("disk")
     out, err = parent.communicate(timeout=30)
     assert parent.returncode == code
     assert out == ""
+    assert err.splitlines()[-2].endswith("stopping: saving checkpoints; once more to stop at once")
     assert err.splitlines()[-1] == (
         f"error: stopped by {name}: 1 of 3 steps are done and kept; the same command goes on"
     )
     assert "Traceback" not in err
+    assert (lab.folder / "saved").exists()
     assert not alive(worker)
     assert not (lab.store.work(step_spec(2).digest()) / "claim.json").exists()
     assert lab.store.failure(step_spec(2).digest()) is None

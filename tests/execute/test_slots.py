@@ -51,6 +51,59 @@ def test_cpu_hides_the_devices_and_cuda_without_one_is_refused():
         slots(Engine(device="cuda"), 2, [], 64 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("cores", "gib", "engine", "workers", "threads"),
+    [
+        (2, 64, Engine(processes=2), 1, 1),
+        (4, 64, Engine(processes=2), 2, 1),
+        (8, 64, Engine(processes=2), 2, 2),
+        (2, 64, Engine(processes=8), 1, 1),
+        (8, 6, Engine(processes=2), 1, 4),  # memory carries two processes
+        (8, 64, Engine(processes=2, threads=1), 4, 1),
+        (8, 64, Engine(processes=2, workers=3), 3, 1),
+        (8, 64, Engine(zero_stage=2), 4, 2),  # a group of one
+    ],
+)
+def test_groups_on_cpu_share_cores_and_memory_by_process(cores, gib, engine, workers, threads):
+    ranks = engine.processes or 1
+    assert slots(engine, cores, [], gib * GIB) == [Slot(i, threads, None, ranks, True) for i in range(workers)]
+
+
+def test_groups_are_packed_onto_devices():
+    five = ["0", "1", "2", "GPU-x", "4"]
+    pairs = slots(Engine(devices_per_step=2), 16, five, GIB)
+    assert pairs == [Slot(0, 4, "0,1", 2, True), Slot(1, 4, "2,GPU-x", 2, True)]  # the fifth is of no use
+    assert slots(Engine(devices_per_step=2, processes=2), 16, five, GIB) == pairs
+    assert [s.visible for s in slots(Engine(devices_per_step=5), 16, five, GIB)] == ["0,1,2,GPU-x,4"]
+    assert [s.visible for s in slots(Engine(devices_per_step=2, workers=1), 16, five, GIB)] == ["0,1"]
+    assert slots(Engine(zero_stage=3), 4, ["0", "1"], GIB) == [Slot(0, 2, "0", 1, True), Slot(1, 2, "1", 1, True)]
+    assert not slots(Engine(), 4, ["0"], GIB)[0].launched
+
+
+@pytest.mark.parametrize(
+    ("engine", "cuda", "message"),
+    [
+        (Engine(devices_per_step=4), ["0", "3"], r"asks for 4 CUDA devices, but there are 2 \(0, 3\)"),
+        (Engine(devices_per_step=2), ["0"], r"asks for 2 CUDA devices, but there is only one \(0\)"),
+        (Engine(devices_per_step=2), [], "asks for 2 CUDA devices.*engine.processes=2` gives it 2 processes"),
+        (Engine(devices_per_step=2, device="cpu"), ["0", "1"], "engine.processes=2` gives it 2 processes on the CPU"),
+        (Engine(devices_per_step=2, device="cuda"), [], "no CUDA device is visible"),
+        (Engine(processes=2), ["0", "1"], r"2 were asked for on 1 CUDA device; .*devices_per_step=2 \(there are 2"),
+        (Engine(devices_per_step=2, processes=4), ["0", "1"], "4 were asked for on 2 CUDA devices"),
+    ],
+)
+def test_more_devices_than_there_are_and_processes_without_their_own_are_refused(engine, cuda, message):
+    with pytest.raises(MachineError, match=message):
+        slots(engine, 8, cuda, 64 * GIB)
+
+
+def test_what_a_launcher_told_this_process_is_not_told_to_its_workers():
+    outer = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x", "PET_NNODES": "2"}
+    env = environment(Slot(0, 1), {**outer, "SLURM_PROCID": "0"})
+    assert not set(env) & set(outer)
+    assert env["SLURM_PROCID"] == "0"
+
+
 def test_the_environment_of_a_worker():
     base = {"PATH": "/bin", "OMP_NUM_THREADS": "64", "CUDA_VISIBLE_DEVICES": "0,1", "CUBLAS_WORKSPACE_CONFIG": ":16:8"}
     env = environment(Slot(0, 3, "1"), base)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fake_lab import BODY, alive, step_spec, until  # type: ignore[import-not-found]
 
-from w2s.errors import SpecError, StepError
+from w2s.disk import disk_errors
+from w2s.errors import MachineError, SpecError, StepError
 from w2s.execute.process import WorkerProcess, end_all, how_it_ended
 from w2s.execute.slots import Slot
 from w2s.execute.worker import Failure, Reporter, explain
@@ -37,12 +38,22 @@ def test_reasons():
     where = Path("/somewhere/store")
     assert explain(SpecError(["one", "two"]), where) == Failure("one\ntwo")
     assert explain(StepError("loss is not finite"), where) == Failure("loss is not finite")
-    assert explain(KeyError("x"), where) == Failure("KeyError: 'x'")
-    assert explain(SystemExit(3), where) == Failure("SystemExit: 3")
-    assert explain(ValueError(), where) == Failure("ValueError")
+    assert explain(KeyError("x"), where) == Failure("KeyError: 'x'", "KeyError: 'x'\n")
+    assert explain(SystemExit(3), where).reason == "SystemExit: 3"
+    assert explain(ValueError(), where).reason == "ValueError"
     assert len(explain(ValueError("x" * 9999), where).reason) == 2000
-    assert "the disk is full" in explain(OSError(errno.ENOSPC, "No space left on device"), where).reason
     assert explain(OSError(errno.ENOENT, "No such file", "model"), where).reason.startswith("FileNotFoundError: ")
+
+
+@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, False)])
+def test_a_full_disk_is_known_as_such_wherever_it_was_noticed(number, full):
+    where = Path("/somewhere/store")
+    raw = OSError(number, os.strerror(number))
+    assert explain(raw, where).disk_full is full
+    with pytest.raises(MachineError) as told, disk_errors(where):
+        raise raw
+    assert explain(told.value, where).disk_full is full
+    assert explain(told.value, where).reason == str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +67,12 @@ def test_reasons():
 def test_running_out_of_memory_is_told_clearly_and_the_worker_retires(error):
     failure = explain(error, Path("/somewhere"))
     assert failure.retire
-    assert failure.reason.startswith("out of memory: lower engine.micro_batch_size")
+    assert failure.reason.startswith("out of memory; what helps, the mildest first: a smaller engine.micro_batch_size")
+    settings = ["micro_batch_size", "gradient_checkpointing", "mixed_precision", "zero_stage", "devices_per_step",
+                "offload", "--workers", "predict_batch_size"]  # fmt: skip
+    places = [failure.reason.index(name) for name in settings]
+    assert places == sorted(places)
+    assert not explain(RuntimeError("something else"), Path("/somewhere")).retire
 
 
 def test_how_a_worker_ended():
@@ -65,6 +81,8 @@ def test_how_a_worker_ended():
     assert how_it_ended(-signal.SIGTERM) == "the worker was stopped from outside (SIGTERM)"
     assert how_it_ended(-99) == "the worker was stopped from outside (signal 99)"
     assert how_it_ended(3) == "the worker exited with code 3 in the middle of the step"
+    assert how_it_ended(-signal.SIGKILL, "rank 1 of 2").startswith("rank 1 of 2 was killed (SIGKILL)")
+    assert how_it_ended(75).startswith("the worker was stopped from outside (SIGTERM or SIGUSR1)")
 
 
 def hand(worker: WorkerProcess, number: int) -> None:
@@ -75,9 +93,9 @@ def replies_until(worker: WorkerProcess, *events: str) -> list[dict[str, Any]]:
     """The replies up to the first of these events; waits for it."""
     seen: list[dict[str, Any]] = []
     while not any(reply["event"] in events for reply in seen):
-        assert select.select([worker], [], [], 30.0)[0], "the worker says nothing"
+        assert worker.handles(), worker.last_words()
+        assert select.select(worker.handles(), [], [], 30.0)[0], "the worker says nothing"
         seen += worker.read()
-        assert not worker.closed, worker.last_words()
     return seen
 
 
@@ -185,17 +203,68 @@ def test_a_module_in_the_current_folder_does_not_stand_in_for_pythons(lab, start
     replies_until(worker, "done")
 
 
-def test_sigterm_unwinds_the_step_and_gives_back_its_claim(lab, started):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_unwinds_the_step_and_gives_back_its_claim(number, lab, started):
     lab.gate("here")
     lab.script({1: "gate:here"})
     worker = started()
     hand(worker, 1)
     lab.pid(1)
     assert lab.store.is_claimed(step_spec(1).digest())
-    os.kill(worker.pid, signal.SIGTERM)
-    assert until(worker.death) == "the worker was stopped from outside (SIGTERM)"
+    os.kill(worker.pid, number)
+    assert "stopped from outside" in until(worker.death)
+    assert worker.process.returncode == 75
+    assert [reply["event"] for reply in worker.read()][-1] == "stopped"
     assert not (lab.store.work(step_spec(1).digest()) / "claim.json").exists()
     assert lab.store.failure(step_spec(1).digest()) is None
+
+
+def test_a_step_that_can_save_what_it_has_does_so_and_further_requests_do_not_hurry_it(lab, started):
+    lab.gate("disk")
+    lab.script({1: "save:disk"})
+    worker = started()
+    hand(worker, 1)
+    until((lab.folder / "at-disk").exists)
+    worker.ask_to_end()
+    until((lab.folder / "was-asked").exists)
+    worker.ask_to_end()
+    os.kill(worker.pid, signal.SIGTERM)  # the first of its kind: a scheduler's, to all processes of a job
+    lab.open_gate("disk")
+    assert "stopped from outside" in until(worker.death)
+    assert worker.process.returncode == 75
+    assert (lab.folder / "saved").exists()
+
+
+def test_a_second_sigterm_does_not_wait(lab, started):
+    lab.gate("never")
+    lab.script({1: "save:never"})
+    worker = started()
+    hand(worker, 1)
+    until((lab.folder / "at-never").exists)
+    os.kill(worker.pid, signal.SIGTERM)
+    until((lab.folder / "was-asked").exists)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert until(worker.death) == "the worker was stopped from outside (SIGTERM)"
+    assert not (lab.folder / "saved").exists()
+
+
+def test_an_idle_worker_leaves_on_a_signal_with_the_same_code(lab, started):
+    worker = started()
+    hand(worker, 1)
+    replies_until(worker, "done")
+    os.kill(worker.pid, signal.SIGUSR1)
+    until(worker.death)
+    assert worker.process.returncode == 75
+
+
+def test_a_step_that_wants_another_process_is_no_failure(lab, started):
+    lab.script({1: "again"})
+    worker = started()
+    hand(worker, 1)
+    assert replies_until(worker, "again")[-1]["reason"] == "with smaller micro-batches"
+    assert lab.store.failure(step_spec(1).digest()) is None
+    assert not lab.store.is_claimed(step_spec(1).digest())
+    assert until(worker.death)  # it takes no further step
 
 
 def test_sigint_is_the_parents_business(lab, started):

@@ -1,6 +1,7 @@
 """The command line: words in, text and an exit code out. Every word is checked before a command does any work.
 
-Exit codes: 0; 1 where a step failed or `verify` found damage; 2 where the request is wrong; 130 after Ctrl-C.
+Exit codes: 0; 1 where a step failed or `verify` found damage; 2 where the request is wrong; 130 after Ctrl-C;
+75 after SIGTERM or SIGUSR1, with everything kept: the same command goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from w2s.cli.arguments import checked, for_fire, help_text
 from w2s.cli.commands import COMMANDS
 from w2s.cli.terminal import width, wrapped
 from w2s.errors import SpecError, W2SError
+from w2s.stopping import EXIT_CODE, Asked, as_interrupts
 
 
 def overview() -> str:
@@ -63,8 +65,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if debug:
         given.remove("--debug")
     try:
-        code = _dispatch(given)
-        sys.stdout.flush()
+        with as_interrupts():
+            code = _dispatch(given)
+            sys.stdout.flush()
         return code
     except W2SError as error:
         if debug:
@@ -72,9 +75,10 @@ def main(words: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"w2s: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("w2s: stopped by Ctrl-C; finished steps are kept", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        asked = isinstance(stop, Asked)
+        print(f"w2s: stopped by {stop if asked else 'Ctrl-C'}; finished steps are kept", file=sys.stderr)
+        return EXIT_CODE if asked else 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

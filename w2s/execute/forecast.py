@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+LATE = 0.1  # a step that has outlasted what was expected is taken to need a tenth of its time again
+
 
 class Forecast:
     """Learns from finished steps. `kinds`: step -> kind; `seconds`: what is expected of a step, where something is."""
@@ -40,7 +42,8 @@ class Forecast:
             expected_s = self.expected_s(digest)
             if expected_s is None:
                 return None
-            running.append(max(0.0, expected_s - so_far_s))
+            # One that is late was expected wrongly: nobody knows by how much, but it is not about to end at any moment.
+            running.append(max(expected_s - so_far_s, LATE * so_far_s))
         waiting = [self.expected_s(digest) for digest in to_start]
         known = [seconds for seconds in waiting if seconds is not None]
         if len(known) < len(waiting):

@@ -7,33 +7,36 @@ and nothing else. No worker outlives the call, nor this process, however either 
 from __future__ import annotations
 
 import contextlib
-import selectors
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from w2s.errors import Interrupted, MachineError
 from w2s.execute.display import Display
 from w2s.execute.forecast import Forecast
-from w2s.execute.process import WorkerProcess, end_all
+from w2s.execute.group import RankGroup
+from w2s.execute.process import GRACE_S, STOP_GRACE_S, WorkerProcess, end_all, wait_for
 from w2s.execute.schedule import Idle, Schedule, warmth
 from w2s.execute.slots import Slot, machine_slots
-from w2s.execute.worker import BODY
+from w2s.execute.worker import BODY, log_path
 from w2s.plan import Node, Plan, is_done
 from w2s.spec import Engine
+from w2s.stopping import EXIT_CODE, Asked, as_interrupts
 from w2s.store import Store
 
 TICK_S = 0.25  # dead workers are noticed and the view is redrawn this often
 POLL_S = 1.0  # steps of other processes are looked at this often
+PATIENCE_S = 1.0  # what stopped a worker may be on its way to this process too
 SHOWN_NEXT = 20
 
 
 @dataclass
 class Outcome:
-    """What happened to each step. `left`: not begun, because `keep_going` was off and something failed."""
+    """What happened to each step.
+
+    `left`: not begun, because something failed and `keep_going` was off, or because the disk is full.
+    """
 
     done: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)  # was there, or another process made it meanwhile
@@ -69,7 +72,7 @@ def execute(
     `seconds`: what is expected of a step, where something is known; it orders the work and tells the time left.
     `keep_going`: after a failure go on with what does not need the failed step. `body`: module:function of the steps.
     Raises MachineError before any work where the store cannot be written or the device is not there, Interrupted after
-    Ctrl-C or SIGTERM, with the workers ended.
+    Ctrl-C, SIGTERM or SIGUSR1, with the workers ended and what they could save saved.
     """
     display = display or Display()
     finished = {digest for digest, node in plan.nodes.items() if is_done(node, store)}
@@ -80,18 +83,18 @@ def execute(
     for digest in finished:
         store.tidy(plan.nodes[digest].kind, digest)
     run = _Run(plan, store, places, finished, display, dict(seconds or {}), body, keep_going)
-    with _terminate_as_interrupt():
+    with as_interrupts():
         try:
             display.begin(len(plan.nodes), len(finished), len(places))
             run.loop()
         except KeyboardInterrupt as stop:
-            # From here on a further Ctrl-C only shortens the grace of the workers.
+            # From here on another one only shortens the grace of the workers.
             with contextlib.suppress(KeyboardInterrupt):
-                run.end()
-            done = len(run.schedule.of("done"))
-            how, code = ("SIGTERM", 143) if isinstance(stop, _Terminated) else ("Ctrl-C", 130)
+                run.stop()
+            how, code = (str(stop), EXIT_CODE) if isinstance(stop, Asked) else ("Ctrl-C", 130)
+            count = f"{run.kept()} of {len(plan.nodes)}"
             raise Interrupted(
-                f"stopped by {how}: {done} of {len(plan.nodes)} steps are done and kept; the same command goes on", code
+                f"stopped by {how}: {count} steps are done and kept; the same command goes on", code
             ) from None
         finally:
             run.end()
@@ -123,24 +126,34 @@ class _Run:
         self.began_s: dict[str, float] = {}
         self.elsewhere: dict[str, _Away] = {}
         self.poll_at_s = 0.0
-        self.selector = selectors.DefaultSelector()
+        self.disk_full = False
 
     def loop(self) -> None:
         """Hand out, listen, look around, until nothing is left to do."""
         while not self.schedule.over:
             self._hand_out()
-            self.selector.select(TICK_S)
+            wait_for([handle for worker in self.workers.values() for handle in worker.handles()], TICK_S)
             for worker in list(self.workers.values()):
                 self._attend(worker)
             self._look_elsewhere()
             self._tick()
         self.outcome.left = self.schedule.of("waiting", "ready")
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """Let the workers save what they have in hand, then end them."""
+        if any(worker.digest for worker in self.workers.values()):
+            self.display.say("stopping: saving checkpoints; once more to stop at once")
+        self.end(STOP_GRACE_S)
+
+    def end(self, grace_s: float = GRACE_S) -> None:
         """End the workers; harmless when repeated."""
         workers, self.workers = list(self.workers.values()), {}
-        self.selector.close()
-        end_all(workers)
+        end_all(workers, grace_s)
+
+    def kept(self) -> int:
+        """How many steps are done, those included that ended while the workers were being stopped."""
+        late = [digest for digest in self.schedule.of("running") if is_done(self.nodes[digest], self.store)]
+        return len(self.schedule.of("done")) + len(late)
 
     def _hand_out(self) -> None:
         idle = []
@@ -169,16 +182,20 @@ class _Run:
         self.display.start(node.digest, node.title, index)
 
     def _start_worker(self, index: int) -> WorkerProcess:
-        worker = WorkerProcess(self.slots[index], self.store.root, self.body)
+        slot = self.slots[index]
+        worker = (RankGroup if slot.launched else WorkerProcess)(slot, self.store.root, self.body)
         self.workers[index] = worker
-        self.selector.register(worker, selectors.EVENT_READ)
         return worker
 
     def _attend(self, worker: WorkerProcess) -> None:
         """Take in what a worker said, and its death."""
         self._hear(worker)
         if worker.retires:
+            if worker.digest is not None:  # a rank stumbled over the step before
+                self._again(self.nodes[worker.digest], "its workers have to be replaced")
             self._drop(worker)
+            return
+        if worker.stopped_s is not None and time.monotonic() - worker.stopped_s < PATIENCE_S:
             return
         death = worker.death()
         if death is None:
@@ -190,40 +207,68 @@ class _Run:
             self._drop(worker)
 
     def _died(self, node: Node, worker: WorkerProcess, death: str) -> None:
-        """A worker with a step in hand is gone: the step failed, unless it had not been taken up yet."""
+        """A worker with a step in hand is gone: the step failed, unless it was finished, or not yet taken up."""
         words = worker.last_words()
         self._drop(worker)
-        if worker.served and not worker.begun:  # it died idle, which says nothing about this step
-            self.display.end(node.digest, node.title, "again", "its worker had ended before")
-            self.schedule.requeue(node.digest)
+        if is_done(node, self.store):
+            self._done(node, "done")
             return
+        if worker.served and not worker.begun:  # it died idle, which says nothing about this step
+            self._again(node, "its worker had ended before")
+            return
+        rank = worker.rank if worker.begun else None  # another try's log says nothing about this one
+        log = log_path(self.store, node.digest, rank)
+        reason = f"{death} (its log: {log.name})" if rank and log.exists() else death
         with contextlib.suppress(MachineError, OSError):
-            self.store.fail(node.digest, death, words)
-        self._failed(node, death)
+            self.store.fail(node.digest, reason, words)
+        self._failed(node, reason, rank)
 
     def _hear(self, worker: WorkerProcess) -> None:
         for reply in worker.read():
+            event = reply["event"]
+            if event == "stopped":
+                worker.stopped_s = time.monotonic()
+                continue
             if reply["digest"] != worker.digest:
+                worker.retires |= event in ("failed", "again")  # one rank is through with a step, another is not
                 continue
             node = self.nodes[reply["digest"]]
-            if reply["event"] == "progress":
+            if event == "progress":
                 self.display.progress(node.digest, reply["what"], reply["done"], reply["total"])
-                continue
-            if reply["event"] == "begin":
+            elif event == "begin":
                 worker.begun = True
-                continue
-            worker.digest, worker.begun, worker.served = None, False, True
-            if reply["event"] == "failed":
-                worker.retires = reply["retire"]
-                self._failed(node, reply["reason"])
-            elif reply["event"] == "busy":
-                self.schedule.away(node.digest)
-                self.elsewhere[node.digest] = _Away(self.store.failure(node.digest))
-                self.display.end(node.digest, node.title, "elsewhere", "another process works on it; waiting for it")
-            elif not is_done(node, self.store):
-                self._failed(node, f"the step ended, but its artifact is not in {self.store.root}")
             else:
-                self._done(node, reply["event"])
+                worker.digest, worker.begun, worker.served = None, False, True
+                self._ended(node, worker, reply)
+
+    def _ended(self, node: Node, worker: WorkerProcess, reply: dict[str, Any]) -> None:
+        """A worker has brought its step to an end."""
+        event, rank = reply["event"], reply.get("rank")
+        if event == "failed":
+            worker.retires = reply["retire"] or rank is not None
+            if rank is not None:  # a worker that is alone has done so itself
+                with contextlib.suppress(MachineError, OSError):
+                    self.store.fail(node.digest, reply["reason"], reply["detail"])
+            self._failed(node, reply["reason"], rank)
+            if reply["disk_full"] and not self.disk_full:
+                self.disk_full = True
+                self.schedule.stop()
+                self.display.say("the disk is full, so no further step is begun; those that run may end")
+        elif event == "again":
+            worker.retires = True
+            self._again(node, reply["reason"])
+        elif event == "busy":
+            self.schedule.away(node.digest)
+            self.elsewhere[node.digest] = _Away(self.store.failure(node.digest))
+            self.display.end(node.digest, node.title, "elsewhere", "another process works on it; waiting for it")
+        elif not is_done(node, self.store):
+            self._failed(node, f"the step ended, but its artifact is not in {self.store.root}")
+        else:
+            self._done(node, event)
+
+    def _again(self, node: Node, reason: str) -> None:
+        self.display.end(node.digest, node.title, "again", reason)
+        self.schedule.requeue(node.digest)
 
     def _done(self, node: Node, how: str) -> None:
         (self.outcome.done if how == "done" else self.outcome.reused).append(node.digest)
@@ -232,9 +277,10 @@ class _Run:
         self.schedule.done(node.digest)
         self.display.end(node.digest, node.title, how)
 
-    def _failed(self, node: Node, reason: str) -> None:
+    def _failed(self, node: Node, reason: str, rank: int | None = None) -> None:
+        """A step failed; `rank`: whose log tells about it."""
         self.outcome.failed[node.digest] = reason
-        log = self.store.log_path(node.digest)
+        log = log_path(self.store, node.digest, rank)
         self.display.end(node.digest, node.title, "failed", reason, log if log.exists() else None)
         for digest in self.schedule.fail(node.digest):
             self.outcome.blocked[digest] = node.digest
@@ -244,7 +290,6 @@ class _Run:
             self.schedule.stop()
 
     def _drop(self, worker: WorkerProcess) -> None:
-        self.selector.unregister(worker)
         del self.workers[worker.slot.index]
         worker.kill()
 
@@ -278,24 +323,3 @@ class _Run:
         left_s = None if self.elsewhere else self.forecast.left_s(to_start, elapsed, len(self.slots))
         upcoming = [self.nodes[digest].title for digest in self.schedule.upcoming()[:SHOWN_NEXT]]
         self.display.tick(upcoming, [self.nodes[digest].title for digest in self.elsewhere], left_s)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, treated as Ctrl-C but for its exit code."""
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM (a scheduler's, a supervisor's) ends the run as Ctrl-C does; only the main thread can say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """What this machine has (cores, memory, CUDA devices) in, the places where workers may run out. Never imports torch.
 
-The number of threads of a worker depends on the machine and on what was asked for, never on what is left to do or on
+The number of threads of a process depends on the machine and on what was asked for, never on what is left to do or on
 the memory that happens to be free: sums of floats differ in the last digit between thread counts, and an interrupted
 run must end with the numbers of an uninterrupted one.
 """
@@ -17,51 +17,90 @@ from pathlib import Path
 from w2s.errors import MachineError
 from w2s.spec import Engine
 
-WORKER_BYTES = int(2.5 * 2**30)  # what a worker on CPU with a small model may take
+WORKER_BYTES = int(2.5 * 2**30)  # what a process on CPU with a small model may take
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+# What a launcher tells the processes that it started. If it started us, that is not what our own processes are to hear.
+LAUNCHERS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+             "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
+LAUNCHER_PREFIXES = ("TORCHELASTIC_", "PET_")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place for a worker. `visible`: what CUDA_VISIBLE_DEVICES becomes there; None leaves it alone."""
+    """One place for a worker. `visible`: what CUDA_VISIBLE_DEVICES becomes there; None leaves it alone.
+
+    `threads`: of one process. `launched`: the worker is a group of `ranks` processes under a launcher.
+    """
 
     index: int
     threads: int
     visible: str | None = None
+    ranks: int = 1
+    launched: bool = False
 
 
 def slots(engine: Engine, cpu_count: int, cuda: Sequence[str], memory_bytes: int) -> list[Slot]:
-    """The places for workers: one per CUDA device, else as many as cores and memory carry; `engine` overrides.
+    """The places for workers: one per `devices_per_step` CUDA devices, else as many as cores and memory carry.
 
-    `cuda`: the devices as CUDA_VISIBLE_DEVICES names them. Small models gain little from a second thread, so up to four
-    cores get a worker each; beyond that a quarter of the cores, for memory's sake. Raises MachineError where CUDA is
-    asked for and absent.
+    `cuda`: the devices as CUDA_VISIBLE_DEVICES names them. `engine.workers` overrides the number of places. Small
+    models gain little from a second thread, so up to four cores get a process each; beyond that a quarter of the cores,
+    for memory's sake. Raises MachineError where devices are asked for that are not there, or not so many.
     """
     if engine.device == "cuda" and not cuda:
         raise MachineError(
             "engine.device: 'cuda' was asked for, but no CUDA device is visible here; "
             "`w2s doctor` says why, `--set engine.device=cpu` runs without"
         )
-    on_cuda = bool(cuda) and engine.device != "cpu"
-    if on_cuda:
-        count = engine.workers or len(cuda)
-    else:
-        by_cores = min(cpu_count, max(4, cpu_count // 4))
-        if engine.threads is not None:
-            by_cores = cpu_count // engine.threads
-        count = engine.workers or max(1, min(by_cores, memory_bytes // WORKER_BYTES))
-    threads = engine.threads or max(1, cpu_count // count)
-    if on_cuda:  # more workers than devices share them
-        return [Slot(index, threads, cuda[index % len(cuda)]) for index in range(count)]
-    return [Slot(index, threads, "" if engine.device == "cpu" else None) for index in range(count)]
+    ranks, launched = engine.ranks, engine.launched
+    if cuda and engine.device != "cpu":
+        devices = packed(engine, cuda)
+        count = engine.workers or len(devices)
+        threads = engine.threads or max(1, cpu_count // (count * ranks))
+        # More workers than places share them.
+        return [Slot(i, threads, devices[i % len(devices)], ranks, launched) for i in range(count)]
+    if engine.devices_per_step > 1:
+        raise MachineError(
+            f"engine.devices_per_step: a step asks for {engine.devices_per_step} CUDA devices, but it would run on the "
+            f"CPU here; `--set engine.devices_per_step=1 --set engine.processes={engine.devices_per_step}` gives it "
+            f"{engine.devices_per_step} processes on the CPU"
+        )
+    by_cores = min(cpu_count, max(4, cpu_count // 4))
+    if engine.threads is not None:
+        by_cores = cpu_count // engine.threads
+    count = engine.workers or max(1, min(by_cores, memory_bytes // WORKER_BYTES) // ranks)
+    threads = engine.threads or max(1, cpu_count // (count * ranks))
+    visible = "" if engine.device == "cpu" else None
+    return [Slot(index, threads, visible, ranks, launched) for index in range(count)]
+
+
+def packed(engine: Engine, cuda: Sequence[str]) -> list[str]:
+    """The devices of each place, as CUDA_VISIBLE_DEVICES names them. Raises MachineError where there are too few."""
+    each = engine.devices_per_step
+    names = ", ".join(cuda)
+    if each > len(cuda):
+        there = f"there is only one ({names})" if len(cuda) == 1 else f"there are {len(cuda)} ({names})"
+        raise MachineError(
+            f"engine.devices_per_step: a step asks for {each} CUDA devices, but {there}; lower it, or run where there "
+            "are more; `w2s doctor` shows what is visible"
+        )
+    if engine.processes not in (None, each):
+        raise MachineError(
+            f"engine.processes: {engine.processes} were asked for on {each} CUDA device{'s'[: each > 1]}; each process "
+            f"has a device of its own: set engine.devices_per_step={engine.processes} (there are {len(cuda)}: {names}),"
+            f" or engine.device=cpu"
+        )
+    return [",".join(cuda[start : start + each]) for start in range(0, len(cuda) - each + 1, each)]
 
 
 def environment(slot: Slot, base: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker in this slot."""
     threads = str(slot.threads)
+    kept = {name: v for name, v in base.items() if name not in LAUNCHERS and not name.startswith(LAUNCHER_PREFIXES)}
     env = {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on CUDA are not repeatable
-        **base,
+        **kept,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,

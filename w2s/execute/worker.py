@@ -1,13 +1,18 @@
-"""A long-lived process that runs steps: requests in as JSON lines on one pipe, replies out as JSON lines on another.
+"""A long-lived process that runs steps, alone or as one rank of a group: requests in as JSON lines, replies out.
 
     request  {"digest", "spec"}, or {"quit": true}
     reply    {"digest", "event": "begin"}
              {"digest", "event": "progress", "what", "done", "total"}
              {"digest", "event": "done" | "reused" | "busy"}
-             {"digest", "event": "failed", "reason", "retire"}      retire: the worker ends itself after this
+             {"digest", "event": "failed", "reason", "detail", "disk_full", "retire"}
+             {"digest", "event": "again", "reason"}     once more, in a fresh process
+             {"event": "stopped"}                       on request; whatever could be saved is saved
+             {"rank", "pid"}                            of a rank, before all else
 
-Standard output and error are never used for the protocol: during a step they are the step's log, down to what C code
-writes. The end of the request pipe means that the parent is gone, and then so is the worker, even in mid-step.
+A worker that retires or failed as a rank takes no further step. In a group rank 0 alone tells how a step goes on; any
+rank may tell that it failed. Standard output and error are never used for the protocol: during a step they are its log,
+down to what C code writes. The end of the requests means that the parent is gone, and then so is the worker, even in
+mid-step. SIGTERM or SIGUSR1 asks it to stop.
 """
 
 from __future__ import annotations
@@ -17,57 +22,71 @@ import contextlib
 import ctypes
 import errno
 import faulthandler
+import functools
 import importlib
 import io
 import json
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from w2s.errors import MachineError, W2SError
+from w2s.disk import disk_errors
+from w2s.errors import MachineError, TryAgain, W2SError
 from w2s.identity import validated
 from w2s.spec import AnyStep, FeaturesSpec, MaterializeSpec, TrainSpec
-from w2s.store import Store, disk_errors
+from w2s.stopping import EXIT_CODE, SIGNALS, Stopped, Stopping
+from w2s.store import Store
 
 BODY = "w2s.steps:run_step"
 PROGRESS_S = 0.1  # at most one progress line per so many seconds, so that a fast loop does not drown the parent
 REASON_CHARS = 2000
+E = TypeVar("E", bound=BaseException)
 KINDS: dict[str, type[AnyStep]] = {"materialize": MaterializeSpec, "features": FeaturesSpec, "train": TrainSpec}
-
-
-class Stopped(BaseException):
-    """SIGTERM while a step runs: unwinds it, so that its claim and its staged files are given back."""
+MEMORY_ADVICE = (
+    "out of memory; what helps, the mildest first: a smaller engine.micro_batch_size (or auto), "
+    "engine.gradient_checkpointing: true, engine.mixed_precision: bf16 (changes numbers), engine.zero_stage: 2 or 3 "
+    "over more engine.devices_per_step, engine.offload, fewer --workers, and a smaller engine.predict_batch_size where "
+    "it was predicting"
+)
 
 
 class Failure(NamedTuple):
     """What to tell about an exception."""
 
     reason: str
+    detail: str = ""  # the traceback, where it is no mistake of the user's
     retire: bool = False  # memory may be lost for good: a fresh process is wanted
+    disk_full: bool = False
 
 
 class Replies:
-    """The writing end of the reply pipe. A parent that is gone ends this process."""
+    """The way back to the parent. A parent that is gone ends this process."""
 
     def __init__(self, handle: int) -> None:
         self._handle, self._lock = handle, threading.Lock()
+        self._cut = False  # a line was begun
 
-    def send(self, digest: str, event: str, **more: Any) -> None:
-        """Write one line, whole."""
-        data = (json.dumps({"digest": digest, "event": event, **more}) + "\n").encode()
+    def send(self, **message: Any) -> None:
+        """Write one line, whole; unless a signal stops the step meanwhile, and then the next line is a new one."""
+        data = (json.dumps(message) + "\n").encode()
         with self._lock:
+            if self._cut:
+                data = b"\n" + data
+            self._cut = True
             try:
                 while data:
                     data = data[os.write(self._handle, data) :]
             except OSError:
                 leave()
+            self._cut = False
 
 
 class Reporter:
@@ -82,56 +101,79 @@ class Reporter:
         now_s = self._clock()
         if what != self._what or done >= total or now_s - self._sent_s >= PROGRESS_S:
             self._what, self._sent_s = what, now_s
-            self._send("progress", what=str(what), done=int(done), total=int(total))
+            self._send(event="progress", what=str(what), done=int(done), total=int(total))
 
 
 class Worker:
-    """Runs one step after the other in the main thread; `body` is imported with the first, into its log."""
+    """Runs one step after the other in the main thread; `body` is imported with the first, into its log.
 
-    def __init__(self, store: Store, body: str, replies: Replies) -> None:
-        self.store, self.body, self.replies = store, body, replies
-        self.running = self.stopping = False
+    `rank`: None for a worker that is alone.
+    """
 
-    def serve(self, requests: queue.Queue[dict[str, Any]]) -> None:
-        """Work until told to quit."""
-        while True:
-            request = requests.get()
-            if request.get("quit") or self.run(request):
-                return
+    def __init__(self, store: Store, body: str, replies: Replies, rank: int | None = None) -> None:
+        self.store, self.body, self.replies, self.rank = store, body, replies, rank
+        self.requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()  # its put is safe in a signal handler
+        self.stopping = Stopping()
+        self.running = False
+
+    def serve(self) -> None:
+        """Work until told to quit or to stop."""
+        with contextlib.suppress(Stopped):
+            while not self.stopping.asked:
+                request = self.requests.get()
+                if request.get("quit") or self.run(request):
+                    break
+        if self.stopping.asked:
+            self.replies.send(event="stopped")
+            if self.rank is None:
+                os._exit(EXIT_CODE)
+        while self.rank is not None:
+            # The launcher ends all ranks when one leaves, and another may still be writing its part of a checkpoint.
+            signal.pause()
 
     def run(self, request: dict[str, Any]) -> bool:
         """One step, start to reply. True where this process should not run another."""
         digest = str(request["digest"])
-        self.replies.send(digest, "begin")
-        if self.store.is_claimed(digest):  # before the log is opened: it is somebody else's
-            self.replies.send(digest, "busy")
+        first = not self.rank
+        if first and self.store.is_claimed(digest):  # before the log is opened: it is somebody else's
+            self.replies.send(digest=digest, event="busy")
             return False
-        log, failure, event = self.store.log_path(digest), None, "failed"
+        if first:
+            self.replies.send(digest=digest, event="begin")
+        log, failure, event = log_path(self.store, digest, self.rank), None, "failed"
         try:
             with logged(log):
                 try:
-                    self.running = True
                     event = self._call(request)
+                except TryAgain as again:
+                    print(again, file=sys.stderr)
+                    self.replies.send(digest=digest, event="again", reason=str(again))
+                    return True
                 except BaseException as error:  # a library may raise anything, SystemExit included
-                    if self.stopping:
-                        raise
+                    if self.stopping.asked and _comes_from(error, Stopped):
+                        raise Stopped from None
                     failure = explain(error, log)
-                    detail = "" if isinstance(error, W2SError) else traceback.format_exc()
                     with contextlib.suppress(OSError):
-                        print(detail or failure.reason, file=sys.stderr)
-                    with contextlib.suppress(OSError, MachineError):
-                        self.store.fail(digest, failure.reason, detail)
-                finally:
-                    self.running = False
+                        print(failure.detail or failure.reason, file=sys.stderr)
         except MachineError as error:  # the log cannot be written
-            failure = Failure(str(error))
+            failure = explain(error, log)
         if failure is not None:
-            self.replies.send(digest, "failed", reason=failure.reason, retire=failure.retire)
-            return failure.retire
-        if event != "done":
-            _remove_empty(log)
-        self.replies.send(digest, event)
+            self._tell(digest, failure)
+            return failure.retire or self.rank is not None
+        if event != "done" or not first:
+            _remove(log, even_full=not first)
+        if first:
+            self.replies.send(digest=digest, event=event)
         return False
+
+    def _tell(self, digest: str, failure: Failure) -> None:
+        reason = failure.reason
+        if self.rank is None:
+            with contextlib.suppress(OSError, MachineError):
+                self.store.fail(digest, reason, failure.detail)
+        elif self.rank:  # which rank's word counts, and is recorded, is for the parent to say
+            reason = f"rank {self.rank}: {reason}"
+        self.replies.send(digest=digest, event="failed", **{**failure._asdict(), "reason": reason})
 
     def _call(self, request: dict[str, Any]) -> str:
         spec = validated(KINDS[request["spec"]["kind"]], request["spec"])
@@ -140,37 +182,70 @@ class Worker:
             raise RuntimeError(f"the step's spec has digest {spec.digest()[:12]} here, {digest[:12]} was asked for")
         module, _, function = self.body.partition(":")
         body = getattr(importlib.import_module(module), function)
-        report = Reporter(lambda event, **more: self.replies.send(digest, event, **more))
-        outcome = body(spec, self.store, report)
+        send = silent if self.rank else functools.partial(self.replies.send, digest=digest)
+        try:
+            self.running = True
+            if self.stopping.asked:  # a signal came just before
+                raise Stopped
+            outcome = body(spec, self.store, Reporter(send), self.stopping)
+        finally:
+            self.running = False
         if outcome not in ("done", "reused", "busy"):
             raise RuntimeError(f"{self.body} returned {outcome!r}")
         return str(outcome)
 
-    def on_terminate(self, *_: Any) -> None:
-        """SIGTERM: give back what the running step holds, then end by that signal."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
-        self.stopping = True
+    def on_signal(self, number: int, _: Any) -> None:
+        """Stop: the running step when it can, give back what it holds, then leave."""
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+        if self.stopping.asked:
+            return
         if self.running:
-            raise Stopped
-        os.kill(os.getpid(), signal.SIGTERM)
+            self.stopping.ask()
+        else:
+            self.stopping.asked = True
+            self.requests.put({"quit": True})
+
+
+def silent(**_: Any) -> None:
+    """Rank 0 speaks for its group."""
+
+
+def log_path(store: Store, digest: str, rank: int | None) -> Path:
+    """Where a process logs its part of a step."""
+    log = store.log_path(digest)
+    return log.with_name(f"{log.stem}-rank{rank}{log.suffix}") if rank else log
 
 
 def explain(error: BaseException, where: Path) -> Failure:
     """The reason of a failure in a sentence; `where`: a path on the store's disk, for errors that name none."""
     text = str(error).strip()
+    full = _comes_from(error, OSError, lambda e: e.errno in (errno.ENOSPC, errno.EDQUOT))
     if isinstance(error, W2SError):
-        return Failure(text)
+        return Failure(text, disk_full=full and isinstance(error, MachineError))
+    detail = "".join(traceback.format_exception(error))
     if _is_out_of_memory(error, text):
         first = text.splitlines()[0][:200] if text else type(error).__name__
-        advice = "lower engine.micro_batch_size and engine.predict_batch_size, or run fewer --workers"
-        return Failure(f"out of memory: {advice} ({first})", retire=True)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(f"{MEMORY_ADVICE} ({first})", detail, retire=True)
+    if isinstance(error, OSError) and full:
         try:
             with disk_errors(where):
                 raise error
         except MachineError as told:
-            return Failure(str(told))
-    return Failure(f"{type(error).__name__}: {text}"[:REASON_CHARS] if text else type(error).__name__)
+            return Failure(str(told), detail, disk_full=True)
+    return Failure(f"{type(error).__name__}: {text}"[:REASON_CHARS] if text else type(error).__name__, detail)
+
+
+def _comes_from(error: BaseException, kind: type[E], fits: Callable[[E], bool] = lambda _: True) -> bool:
+    """True where the error is, or was raised because of or while handling, one of that kind which fits."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        if isinstance(link, kind) and fits(link):
+            return True
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return False
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
@@ -233,10 +308,10 @@ def own_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def _remove_empty(log: Path) -> None:
-    """Take away the log and folder that were made for a step which then did not run here."""
+def _remove(log: Path, even_full: bool) -> None:
+    """Take away a log that nobody will read, and the folder that was made for it."""
     with contextlib.suppress(OSError):
-        if log.stat().st_size == 0:
+        if even_full or log.stat().st_size == 0:
             log.unlink()
         log.parent.rmdir()
 
@@ -248,37 +323,49 @@ def leave() -> None:
     os._exit(1)
 
 
-def listen(handle: int, requests: queue.Queue[dict[str, Any]]) -> None:
-    """Read requests until the pipe ends, which means that the parent is gone."""
+def listen(handle: int, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Read requests until there can be no more, which means that the parent is gone."""
     with contextlib.suppress(OSError, ValueError), open(handle, "rb", closefd=False) as pipe:
         for line in pipe:
             requests.put(json.loads(line))
     leave()
 
 
+def connected(path: str) -> int:
+    """A descriptor for both directions, to the parent that listens at `path`; ends the process where there is none."""
+    parent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        parent.connect(path)
+    except OSError as error:
+        print(f"{path}: the parent of this rank is gone ({error})", file=sys.stderr)
+        leave()
+    return parent.detach()
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Serve until told to quit, or until the parent is gone."""
     parser = argparse.ArgumentParser(prog="python -m w2s.execute.worker", description=main.__doc__, allow_abbrev=False)
-    parser.add_argument("--requests", type=int, required=True, help="descriptor to read requests from")
-    parser.add_argument("--replies", type=int, required=True, help="descriptor to write replies to")
+    parser.add_argument("--requests", type=int, help="descriptor to read requests from")
+    parser.add_argument("--replies", type=int, help="descriptor to write replies to")
+    parser.add_argument("--connect", help="instead of these, the Unix socket of the parent; RANK says who we are")
     parser.add_argument("--store", type=Path, required=True, help="folder of the artifacts")
     parser.add_argument("--body", default=BODY, help="module:function that runs a step")
     given = parser.parse_args(arguments)
-    for handle in (given.requests, given.replies):
-        os.set_inheritable(handle, False)  # a program started by a step must not hold our pipes open
     own_streams()
     faulthandler.enable(file=2)
+    rank = int(os.environ["RANK"]) if given.connect else None
+    incoming, outgoing = (connected(given.connect),) * 2 if given.connect else (given.requests, given.replies)
+    for handle in (incoming, outgoing):
+        os.set_inheritable(handle, False)  # a program started by a step must not hold our pipes open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, and it decides
-    worker = Worker(Store(given.store), given.body, Replies(given.replies))
-    signal.signal(signal.SIGTERM, worker.on_terminate)
-    requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=listen, args=(given.requests, requests), daemon=True).start()
-    try:
-        worker.serve(requests)
-    except BaseException:
-        if not worker.stopping:
-            raise
-        os.kill(os.getpid(), signal.SIGTERM)
+    worker = Worker(Store(given.store), given.body, Replies(outgoing), rank)
+    for number in SIGNALS:
+        signal.signal(number, worker.on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher of a group blocks them
+    if rank is not None:
+        worker.replies.send(rank=rank, pid=os.getpid())
+    threading.Thread(target=listen, args=(incoming, worker.requests), daemon=True).start()
+    worker.serve()
     leave()
 
 
