@@ -5,6 +5,7 @@ Knows nothing of files, tokenizers or heads.
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from typing import Any
 
@@ -19,6 +20,7 @@ from w2s.spec import Engine, Frozen, Lora, Probe, Recipe
 EMBEDDING_NAMES = ("emb", "wte", "wpe")  # in parameter names outside the layers: token, position and type embeddings
 # Both hand weight and bias to one matrix product, so autocast rounds both; a subclass may do otherwise.
 MULTIPLIES = (nn.Linear.forward, Conv1D.forward)
+COMPILERS = ("g++", "clang++", "c++")  # torch writes C++ even where most of it runs on a GPU
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -109,7 +111,7 @@ def hold_frozen(module: nn.Module, precision: torch.dtype) -> None:
                 parameter.ds_tensor.data = parameter.ds_tensor.data.to(precision)
 
 
-def save_memory_and_time(module: Any, engine: Engine, name: str) -> None:
+def apply_engine(module: Any, engine: Engine, name: str) -> None:
     """Gradient checkpointing and compilation, where the engine asks. Raises StepError where it cannot be had."""
     trains = any(parameter.requires_grad for parameter in module.parameters())
     if engine.gradient_checkpointing and trains:
@@ -123,6 +125,13 @@ def save_memory_and_time(module: Any, engine: Engine, name: str) -> None:
                 f"model {name}: engine.gradient_checkpointing: {type(module).__name__} does not support it; "
                 "set it to false and make engine.micro_batch_size smaller"
             ) from error
+        # transformers lets the gradient run down to the embeddings, through layers that are frozen.
+        if hasattr(module, "_require_grads_hooks"):
+            module.disable_input_require_grads()
     if engine.compile:
+        if not any(map(shutil.which, COMPILERS)):
+            raise StepError(
+                f"engine.compile: none of {', '.join(COMPILERS)} is on PATH; install one, or set it to false"
+            )
         torch.compiler.reset()  # a worker builds model after model, and the compiler gives up after eight of one class
         module.compile(dynamic=True)  # in place: the names of parameters stay

@@ -23,7 +23,7 @@ from torch import nn
 
 from w2s.errors import MachineError, StepError
 from w2s.identity import sha256_of
-from w2s.learn import adapt, partition
+from w2s.learn import accelerator, adapt, partition
 from w2s.learn.adapt import layers_of as layers_of  # trunk and steps ask for a model's layers here
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
@@ -76,7 +76,8 @@ def _load(spec: ModelSpec, folder: Path, engine: Engine) -> Any:
                 "engine.attention: flash_attention_2 needs engine.mixed_precision bf16 or fp16; or use sdpa"
             )
         options["attn_implementation"] = engine.attention  # else transformers' own choice: not every model has sdpa
-    with _quiet(), _named_errors(spec, folder, "engine.attention: " if "attn_implementation" in options else ""):
+    hint = "; for flash_attention_2 install flash-attn, or set engine.attention to sdpa" if len(options) > 1 else ""
+    with _quiet(), _named_errors(spec, folder, hint):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
         _without_dropout(config)
         module, found = transformers.AutoModel.from_pretrained(
@@ -173,7 +174,9 @@ def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = 
                 parameter.data = parameter.data.clone()
     if precision is not None:
         adapt.hold_frozen(module, precision)
-    adapt.save_memory_and_time(module, engine, name)
+    adapt.apply_engine(module, engine, name)
+    if engine.zero_stage == 3:  # DeepSpeed moves no model whose weights were partitioned before
+        model.to(accelerator.device(engine))
     return model
 
 
@@ -285,12 +288,11 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named_errors(spec: ModelSpec, folder: Path, setting: str = "") -> Iterator[None]:
+def _named_errors(spec: ModelSpec, folder: Path, hint: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = f"{setting}{_first_line(error)}"
-        raise StepError(f"model {spec.name}: cannot be loaded from {folder}: {reason}") from error
+        raise StepError(f"model {spec.name}: cannot be loaded from {folder}: {_first_line(error)}{hint}") from error
 
 
 def _first_line(error: BaseException) -> str:
