@@ -55,6 +55,7 @@ def test_frozen_layers_are_cached_once_for_every_recipe_that_freezes_them(tune, 
         (Recipe(tune=Frozen(layers=0)), CACHING),
         (Recipe(tune=Frozen(layers=4), dropout=0.1), CACHING),
         (Recipe(tune=Frozen(layers=4)), Engine(cache_frozen=True, mixed_precision="bf16")),
+        (Recipe(tune=Frozen(layers=4)), Engine(cache_frozen=True, zero_stage=3)),
     ],
 )
 def test_nothing_is_cached_where_hidden_states_may_change(recipe, engine):

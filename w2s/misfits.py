@@ -158,8 +158,11 @@ def of_cache(engine: Engine, uses: list[Use]) -> list[str]:
     if not engine.cache_frozen or any(use.model is None for use in uses):
         return []
     exact = engine.model_copy(update={"mixed_precision": "no"})
+    whole = engine.model_copy(update={"zero_stage": None})
     if any(_caches(engine, use) for use in uses):
         return []
+    if any(_caches(whole, use) for use in uses):
+        return ["engine.cache_frozen: at zero_stage 3 nothing is cached; set it to false, or use zero_stage 2 or less"]
     if any(_caches(exact, use) for use in uses):
         why = f"with mixed_precision {engine.mixed_precision} nothing is cached"
     elif any(_caches(exact, use._replace(recipe=use.recipe.model_copy(update={"dropout": 0.0}))) for use in uses):

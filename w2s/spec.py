@@ -239,7 +239,8 @@ class TrainSpec(Spec):
         elif isinstance(tune, Probe):
             depth = self.model.layers or self.model.depth
         exact = self.engine.mixed_precision == "no" and self.recipe.dropout == 0
-        if not (self.engine.cache_frozen and exact) or depth is None:
+        whole = self.engine.zero_stage != 3  # weights in parts cannot be run by one process
+        if not (self.engine.cache_frozen and exact and whole) or depth is None:
             return {}
         trunk = self.model.model_copy(update={"layers": depth, "pooling": "auto"})
         return {s: FeaturesSpec(data=self.data, split=s, model=trunk, engine=self.engine) for s in self.used_splits}

@@ -143,13 +143,13 @@ def _materialize(spec: MaterializeSpec, staged: Staged, report: Report) -> dict[
 
 def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) -> dict[str, Any]:
     from w2s.learn import accelerator as accelerators
-    from w2s.learn import models, trunk
+    from w2s.learn import adapt, trunk
 
     report("load", 0, 1)
     texts = _texts(store, spec.data, spec.split)[1]
     base = _base(spec)
     tokens = _tokens(spec, base, spec.split, texts)
-    depth = len(models.layers_of(base.module)[1])
+    depth = len(adapt.layers_of(base.module)[1])
     device = accelerators.device(spec.engine)
     trunk.write_hidden(
         base.module, depth, tokens, staged.folder / "hidden.npy", spec.engine.predict_batch_size, device,

@@ -12,7 +12,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from w2s.errors import StepError
-from w2s.learn import models, trunk
+from w2s.learn import adapt, models, trunk
 from w2s.spec import Engine, Frozen, Full, Lora, Probe, Recipe
 
 ARCHITECTURES = ("llama", "gpt2", "neox", "qwen2", "qwen3", "bert")
@@ -37,7 +37,7 @@ def gradients_of(model, chunks):
 def passes_of(model, chunks):
     """How often each layer ran in one training step, and what came of it."""
     seen: list[int] = []
-    for index, layer in enumerate(models.layers_of(model.base)[1]):
+    for index, layer in enumerate(adapt.layers_of(model.base)[1]):
         # The whole layer's own hooks stay outside the checkpoint; those of its first product do not.
         first = next(child for child in layer.modules() if isinstance(child, (torch.nn.Linear, Conv1D)))
         first.register_forward_pre_hook(lambda *_, index=index: seen.append(index))
@@ -109,14 +109,16 @@ def test_checkpointing_above_replayed_layers(arch, base_of, texts, tmp_path):
 def test_checkpointing_is_for_training_only(base_of, chunks):
     model = models.build(base_of("llama"), 2, Recipe(head_init="normal"), 0, CHECKPOINTED).eval()
     seen: list[int] = []
-    model.base.layers[0].self_attn.q_proj.register_forward_pre_hook(lambda *_: seen.append(1))
+    adapt.layers_of(model.base)[1][0].get_submodule("self_attn.q_proj").register_forward_pre_hook(
+        lambda *_: seen.append(1)
+    )
     model(chunks("llama")).sum().backward()
     assert len(seen) == 2  # chunks
 
 
 def test_an_architecture_without_checkpointing(base_of):
     base = base_of("llama")
-    module = models._sharing(base.module)
+    module = models.sharing(base.module)
     module.supports_gradient_checkpointing = False
     with pytest.raises(StepError, match=r"tiny llama: engine\.gradient_checkpointing: LlamaModel does not support it"):
         models.build(dataclasses.replace(base, module=module), 2, Recipe(), 0, CHECKPOINTED)

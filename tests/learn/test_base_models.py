@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from w2s.errors import StepError
-from w2s.learn import heads, models
+from w2s.learn import adapt, heads, models
 from w2s.learn.batching import Tokens
 from w2s.spec import Frozen, Full, Lora, Probe, Recipe
 
@@ -51,7 +51,7 @@ def test_truncation_keeps_exactly_the_lowest_layers(arch, layers, base_of, folde
     ours = logits_of(model, models.tokenise(base, texts))
     full = whole_model(folder_of(arch))
     depth = layers or 3
-    assert len(models.layers_of(model.base)[1]) == depth
+    assert len(adapt.layers_of(model.base)[1]) == depth
     for text, row in zip(texts[:6], ours[:6], strict=True):
         ids = torch.tensor([base.tokenizer(text)["input_ids"]])
         with torch.inference_mode():

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from rank_grid import ALONE, COMMON, Grid, job, logits_of, losses_of
+from rank_grid import ALONE, COMMON, Grid, job, logits_of, losses_of  # type: ignore[import-not-found]
 
 from w2s import steps
 from w2s.learn import fitting

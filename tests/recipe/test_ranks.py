@@ -33,7 +33,7 @@ RECIPES = {
     "frozen": Recipe(**COMMON, loss=LogConf(warmup_frac=0.3), tune=Frozen(layers=1)),
     "lora": Recipe(**COMMON, loss=LogConf(warmup_frac=0.3), tune=Lora(r=2)),
 }
-TOLERANCE: dict[str, float] = {"rtol": 2e-5, "atol": 2e-6}
+TOLERANCE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}
 
 
 @pytest.fixture(scope="module")

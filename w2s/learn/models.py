@@ -24,7 +24,7 @@ from torch import nn
 from w2s.errors import MachineError, StepError
 from w2s.identity import sha256_of
 from w2s.learn import accelerator, adapt, partition
-from w2s.learn.adapt import layers_of as layers_of  # trunk and steps ask for a model's layers here
+from w2s.learn.adapt import layers_of
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
 from w2s.models import ModelSpec, weights
@@ -158,7 +158,7 @@ def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = 
         with partition.partitioned(engine, recipe):
             module = _load(base.spec, base.folder, engine)
     else:
-        module = _sharing(base.module)
+        module = sharing(base.module)
     model = Classifier(module, _hidden_size(module), classes, base.pooling, precision)
     model.keep_casts = engine.zero_stage != 3  # a kept cast would be a whole weight on every rank
     if recipe.head_init == "unembedding":
@@ -180,7 +180,7 @@ def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = 
     return model
 
 
-def _sharing(module: Any) -> Any:
+def sharing(module: Any) -> Any:
     """A copy of a model whose parameters are its own but lie in the same memory, until they are written."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
     return copy.deepcopy(module, dict(shared))

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from w2s.learn.adapt import layers_of
 from w2s.learn.batching import Tokens, by_length
 from w2s.learn.heads import Classifier
-from w2s.learn.models import layers_of
+from w2s.learn.models import sharing
 from w2s.progress import Count, silent
 
 
@@ -76,12 +77,12 @@ def write_hidden(
     report: Count = silent,
 ) -> None:
     """Write the hidden states that leave layer `depth` (1-based) for every token as an array (S, D) in float32."""
+    module = sharing(module).to(device).eval()  # the weights of the base stay where they are
     layer = layers_of(module)[1][depth - 1]
     caught: list[Tensor] = []
     handle = layer.register_forward_hook(
         lambda _layer, _args, output: caught.append(output[0] if isinstance(output, tuple) else output)
     )
-    module = module.to(device).eval()
     hidden_SD: Any = None
     done = 0
     try:
