@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_what_is_held_is_every_frozen_linear_weight_and_nothing_else(arch, tune,
 
 def test_a_weight_that_is_read_elsewhere_is_not_held():
     """Such as a projection that is also the embedding, where rounding would show; and what an architecture guards."""
-    module = torch.nn.ModuleDict(
+    module: Any = torch.nn.ModuleDict(
         {"embedding": torch.nn.Embedding(5, 4), "tied": torch.nn.Linear(4, 5), "wo": torch.nn.Linear(4, 4)}
         | {"plain": torch.nn.Linear(4, 4)}
     ).requires_grad_(False)
