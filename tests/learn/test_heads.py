@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from w2s.learn import heads, models
+from w2s.learn import heads, models, trunk
 from w2s.spec import Recipe
 
 NORMAL = Recipe(head_init="normal")
@@ -42,6 +43,26 @@ def test_chunks_do_not_change_the_gradient(base_of, tokens):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_where_weights_lie_in_shares_the_chunks_run_as_one(arch, base_of, texts, tmp_path):
+    """Other ranks may have fewer chunks, and gather weights as often as they run the model."""
+    tokens = models.tokenise(base_of(arch), texts)
+    model, seen = models.build(base_of(arch), 3, NORMAL, 0).eval(), []
+    model.base.register_forward_pre_hook(lambda *_: seen.append(1))
+    trunk.write_hidden(base_of(arch, layers=1).module, 1, tokens, tmp_path / "hidden.npy", 5, "cpu")
+    replayed = dataclasses.replace(tokens, hidden_SD=trunk.read_hidden(tmp_path / "hidden.npy"))
+    parts = [np.arange(5), np.arange(5, 6), np.arange(6, 23)]
+    with torch.no_grad():
+        expected = model([tokens.padded(part) for part in parts])
+        model.in_shares = True
+        together = model([tokens.padded(part) for part in parts])
+        assert len(seen) == 3 + 1
+        trunk.start_from(model, 1)
+        again = model([replayed.padded(part) for part in parts])
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(again, expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("how", ["last", "mean"])

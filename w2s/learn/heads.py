@@ -43,7 +43,7 @@ class Classifier(nn.Module):
         self.base = base
         self.pooling = pooling
         self.precision = precision
-        self.keep_casts = True  # of weights, from chunk to chunk of one forward
+        self.in_shares = False  # True where the base model's weights are gathered from all ranks as it runs
         self.head = nn.Linear(hidden_size, classes, bias=False)
         self.replay: list[Any] = []  # a list, so that torch does not count the stand-in among the model's own layers
 
@@ -55,8 +55,11 @@ class Classifier(nn.Module):
         DeepSpeed count forward and backward calls.
         """
         device = chunks[0][0].device.type
+        if self.in_shares:  # every rank must run the base model as often as the others, whose chunks may be fewer
+            chunks = [joined(chunks)]
         low = self.precision is not None
-        with torch.autocast(device, dtype=self.precision, enabled=low, cache_enabled=self.keep_casts):
+        # A rounded weight is kept from chunk to chunk; where weights lie in shares, it would lie whole on every rank.
+        with torch.autocast(device, dtype=self.precision, enabled=low, cache_enabled=not self.in_shares):
             pooled = [self._pooled(*chunk) for chunk in chunks]
         with torch.autocast(device, enabled=False):
             logits_BC: Tensor = self.head(torch.cat(pooled))
@@ -68,6 +71,17 @@ class Classifier(nn.Module):
         hidden_BTD = self.base(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         with torch.autocast(ids_BT.device.type, enabled=False):
             return pool(hidden_BTD, mask_BT, self.pooling)
+
+
+def joined(chunks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """One chunk of all examples in their order, padded to the longest; what is padding stays masked."""
+    width = max(chunk[0].shape[1] for chunk in chunks)
+
+    def wide(values: Tensor) -> Tensor:  # (b, T) or (b, T, D)
+        behind = (0, width - values.shape[1])
+        return nn.functional.pad(values, behind if values.ndim == 2 else (0, 0, *behind))
+
+    return tuple(torch.cat([wide(values) for values in part]) for part in zip(*chunks, strict=True))
 
 
 def init_head(head: nn.Linear, how: Literal["zeros", "normal"], generator: torch.Generator) -> None:

@@ -160,7 +160,7 @@ def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = 
     else:
         module = sharing(base.module)
     model = Classifier(module, _hidden_size(module), classes, base.pooling, precision)
-    model.keep_casts = engine.zero_stage != 3  # a kept cast would be a whole weight on every rank
+    model.in_shares = engine.zero_stage == 3
     if recipe.head_init == "unembedding":
         with torch.no_grad():
             model.head.weight.copy_(unembedding_rows(base, classes, recipe.head_words))
