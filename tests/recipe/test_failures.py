@@ -185,7 +185,12 @@ def test_a_disk_that_fills_up_leaves_a_clean_store_and_room_is_all_it_needs(whol
     small_disk("size=160k")
     code, out, err = world.run("sweep", "moods.yaml")
     assert code == 1
-    assert "the disk is full: free some space and run the same command again, finished steps are kept" in err
+    assert "the disk is full: free some space and run the same command again, finished steps are kept" in err, err
+    before, said, after = err.partition("the disk is full, so no further step is begun; those that run may end")
+    assert said, err
+    assert " start " in before
+    assert " start " not in after
+    assert said not in after
     assert world.left_over() == []
     finished = world.finished()
     assert 1 <= len(finished) < 9

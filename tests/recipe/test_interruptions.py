@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_table_of_one_that_wa
     assert (code, out.splitlines()[-1]) == (0, "artifacts checked: 9, problems: 0")
 
 
-@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+WAYS_TO_STOP = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1")]
+
+
+@pytest.mark.parametrize(("number", "code", "name"), WAYS_TO_STOP)
 def test_a_run_that_is_asked_to_stop_says_so_and_leaves_nothing_behind(number, code, name, world):
     process = world.start("sweep", "moods.yaml")
     assert world.until(process, lambda: list(world.store.glob("train/??/.*")))  # models are being trained
@@ -60,6 +64,72 @@ def test_a_run_that_is_asked_to_stop_says_so_and_leaves_nothing_behind(number, c
     assert world.left_over() == []
     for pid in holder:
         assert not os.path.exists(f"/proc/{pid}") or not os.path.exists("/proc/self")
+
+
+def test_before_and_after_the_steps_a_signal_ends_with_the_same_code(world):
+    """While the YAML is read, say: it stands in a pipe that nobody writes to."""
+    os.mkfifo(world.folder / "slow.yaml")
+    process = world.start("sweep", "slow.yaml")
+    with (world.folder / "slow.yaml").open("w"):  # it reads
+        process.send_signal(signal.SIGUSR1)
+        code, out, err = world.end(process)
+    assert (code, out, err) == (75, "", "w2s: stopped by SIGUSR1; finished steps are kept\n")
+
+
+LONG = [
+    "--workers", "1", "--set", "engine.processes=2", "--set", "engine.checkpoint_every=20 steps",
+    "--set", "seeds=[0]", "--set", "methods.logconf.recipe.epochs=30",
+]  # fmt: skip
+LONG_TITLE = "student large of small on moods, logconf, seed 0"
+
+
+def test_a_group_that_is_stopped_and_one_that_is_killed_go_on_where_they_were(world, tmp_path):
+    """Bit for bit: the same command, once left alone, and once stopped, then one of its ranks killed, then gone on."""
+    alone = world.copy(tmp_path / "alone")
+    try:
+        alone.sweep(*LONG)
+    finally:
+        alone.close()
+    digest = alone.digest(LONG_TITLE)
+
+    def checkpoints():
+        return sorted((world.store / "work" / digest[:2] / digest / "checkpoints").glob("step-????????"))
+
+    process = world.start("sweep", "moods.yaml", *LONG)
+    assert world.until(process, checkpoints)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = world.end(process)
+    assert code == 75, err
+    assert "stopping: saving checkpoints" in err
+    stopped_at = checkpoints()[-1]
+
+    process = world.start("sweep", "moods.yaml", *LONG)
+    assert world.until(process, lambda: checkpoints()[-1:] > [stopped_at])
+    ranks = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and is_rank_of(world, pid)]
+    assert len(ranks) == 2
+    victim = next(pid for pid in ranks if pid not in world.holders().values())  # rank 0 holds the claim
+    os.kill(victim, signal.SIGKILL)
+    code, _, err = world.end(process)
+    assert code == 1
+    assert f"FAILED    {LONG_TITLE}: rank 1 of 2 was killed (SIGKILL)" in err
+    assert [pid for pid in ranks if is_rank_of(world, pid)] == []
+
+    assert checkpoints()
+    code, _, err = world.run("sweep", "moods.yaml", *LONG)
+    assert code == 0, err
+    assert world.table() == alone.table()
+    said = [found.read("train", digest, "predictions/test.parquet") for found in (world, alone)]
+    assert said[0] == said[1]
+    assert world.left_over() == []
+
+
+def is_rank_of(world, pid):
+    """Whether a process is a rank that works in this world, and no launcher."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"--connect" in words and b"--nproc-per-node" not in words and os.fsencode(world.store) in words
 
 
 def test_two_runs_at_once_share_the_work(whole, world):
