@@ -2,7 +2,7 @@
 
 Fetches the archives of the quickstart once, before the clock starts.
 
-Run: python benchmarks/quickstart.py [PAIRS]   about 10 minutes a pair on two CPU cores
+Run: python benchmarks/quickstart.py [PAIRS [ARGUMENTS OF w2s sweep]]   about 10 minutes a pair on two CPU cores
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "quickstart.yaml"
 
 
-def seconds(cached: bool) -> float:
+def seconds(cached: bool, arguments: list[str]) -> float:
     """Wall time of one `w2s sweep` of the quickstart from nothing. Raises SystemExit with its output if it fails."""
     with tempfile.TemporaryDirectory() as results:
         command = [sys.executable, "-m", "w2s", "sweep", str(SWEEP), "--results", results]
-        command += ["--set", f"engine.cache_frozen={str(cached).lower()}"]
+        command += ["--set", f"engine.cache_frozen={str(cached).lower()}", *arguments]
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         taken = time.perf_counter() - started
@@ -30,7 +30,7 @@ def seconds(cached: bool) -> float:
     return taken
 
 
-def main(pairs: int) -> None:
+def main(pairs: int, arguments: list[str]) -> None:
     """Print the time of both, and how many times as fast the cache makes it."""
     subprocess.run([sys.executable, "-m", "w2s", "prefetch", str(SWEEP)], check=True, capture_output=True)
     with_s: list[float] = []
@@ -38,7 +38,7 @@ def main(pairs: int) -> None:
     for pair in range(pairs):
         # In turn the other way round, so that a machine that slows down favours neither.
         for cached in (True, False) if pair % 2 == 0 else (False, True):
-            (with_s if cached else without_s).append(seconds(cached))
+            (with_s if cached else without_s).append(seconds(cached, arguments))
         print(f"pair {pair + 1}: with cache {with_s[-1]:.0f} s, without {without_s[-1]:.0f} s", flush=True)
     ratios = [b / a for a, b in zip(with_s, without_s, strict=True)]
     print(f"quickstart with cached hidden states: median {statistics.median(with_s):.0f} s ({pairs} runs)")
@@ -47,4 +47,4 @@ def main(pairs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1, sys.argv[2:])

@@ -89,11 +89,11 @@ def cut(lengths_G: np.ndarray, ranks: int, micro_batch_size: int | None) -> list
 
 
 # What one more chunk costs beyond its tokens, counted in tokens: weights are read, and their gradients written and
-# added up, once per chunk. Measured on a CPU: 24 to 29 for MiniLM and SmolLM2, in training and in prediction (see
-# benchmarks/RESULTS.md); time is flat there, and a little less than that keeps padding below a tenth of the tokens of
-# short texts for 0.2 % of the time. Reckoned, not measured, for CUDA: 30 layers of 60 kernels each cost 9 ms per chunk
-# where a launch takes 5 microseconds, in which a GPU at 50 TFLOP/s trains 700 tokens of SmolLM2; and for models so
-# large that launches do not count, products of fewer than some 300 tokens wait for the weights.
+# added up, once per chunk. Measured on one CPU thread: 24 to 29 (MiniLM in training and prediction, SmolLM2 in
+# training; see benchmarks/RESULTS.md). Reckoned with these, 20 takes 0.2 % longer than the best, and keeps padding
+# below a tenth of the tokens of short texts. Reckoned, not measured, for CUDA: 30 layers of 60 kernels cost 9 ms per
+# chunk where a launch takes 5 microseconds, in which a GPU at 50 TFLOP/s trains 700 tokens of SmolLM2; and for models
+# so large that launches do not count, products of fewer than some 300 tokens wait for the weights.
 OVERHEAD_TOKENS = {"cpu": 20, "cuda": 1024}
 
 
