@@ -179,6 +179,8 @@ class _Setting:
 
 def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report, stopping: Stopping) -> dict[str, Any]:
     """Train and predict, on every rank alike; the one with a staged folder writes."""
+    from w2s.learn import accelerator as accelerators
+
     report("load", 0, 1)
     clock = time.perf_counter()
     setting = _setting(spec, store)
@@ -194,6 +196,7 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
 
     if spec.keep_weights:
         _write_weights(staged, setting)
+    accelerators.release(setting.accelerator, trained.model)
     if staged is None:
         return {}
     _write_predictions(staged, setting.ids, logits)

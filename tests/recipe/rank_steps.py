@@ -6,12 +6,15 @@ A job is {"spec", "store"}; "die_at": a rank ("die_rank") is killed after so man
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from w2s import steps
 from w2s.errors import W2SError
@@ -57,7 +60,14 @@ def carry_out(job: dict[str, Any]) -> str:
 def main() -> None:
     jobs = json.loads(Path(sys.argv[1]).read_text())
     outcomes = [carry_out(job) for job in jobs]
-    Path(f"{sys.argv[1]}.rank{RANK}").write_text(json.dumps(outcomes))
+    gc.collect()
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in gc.get_objects() if _is_tensor(t))}
+    said = {"outcomes": outcomes, "tensor_bytes": sum(storages.values())}
+    Path(f"{sys.argv[1]}.rank{RANK}").write_text(json.dumps(said))
+
+
+def _is_tensor(candidate: Any) -> bool:
+    return isinstance(candidate, torch.Tensor) and candidate.layout == torch.strided
 
 
 if __name__ == "__main__":

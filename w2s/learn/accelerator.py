@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +48,8 @@ def make(engine: Engine, recipe: Recipe, trackers: Sequence[Any] = ()) -> accele
     AcceleratorState._reset_state(reset_partial_state=True)
     for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"):
         os.environ.pop(name, None)
+    # torch has a new name for it, which means something else and which Accelerate does not know.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     if on_cpu and engine.launched:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
@@ -54,6 +58,8 @@ def make(engine: Engine, recipe: Recipe, trackers: Sequence[Any] = ()) -> accele
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at first use, for minutes
+        # It calls torch by names that torch is giving up, at every step, which would fill the logs.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(engine, recipe), zero3_init_flag=False)
     made = accelerate.Accelerator(
         # With `cpu=True` DeepSpeed would silently be off; the devices are hidden from the process instead.
@@ -71,6 +77,27 @@ def make(engine: Engine, recipe: Recipe, trackers: Sequence[Any] = ()) -> accele
             f"{made.num_processes} came up as {made.distributed_type.value}; that is not the run that was asked for"
         )
     return made
+
+
+def release(accelerator: accelerate.Accelerator, model: Any) -> None:
+    """Let go of what a step's model holds on to, so that a process can work through many steps.
+
+    `model` is the prepared one. DeepSpeed's hooks, and cycles through them, would keep weights and optimizer states.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.destroy()
+        if model.zero_optimization_partition_weights():
+            # Its autograd functions are classes made per model, which hold the model and are never collected, and a
+            # list that only grows holds it too: so nothing is left in it.
+            sys.modules["deepspeed.runtime.zero.parameter_offload"].FWD_MODULE_STACK.clear()
+            emptied = [model.optimizer.parameter_offload, model.optimizer, *model.module.modules()]
+            for parameter in model.module.parameters():
+                parameter.data, parameter.grad = parameter.data.new_empty(0), None
+                emptied.append(parameter)
+            for part in emptied:
+                vars(part).clear()
+        accelerator.deepspeed_engine_wrapped = None
+    accelerator.free_memory()
 
 
 def deepspeed_config(engine: Engine, recipe: Recipe) -> dict[str, Any]:

@@ -111,9 +111,7 @@ def length_chunks(lengths_B: np.ndarray, overhead_tokens: int) -> list[np.ndarra
     return [order_B[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def by_length(
-    lengths_N: np.ndarray, batch_size: int, overhead_tokens: int = OVERHEAD_TOKENS["cuda"]
-) -> list[np.ndarray]:
+def by_length(lengths_N: np.ndarray, batch_size: int, overhead_tokens: int) -> list[np.ndarray]:
     """Batches for prediction, each of texts of similar length and of at most `batch_size` of them.
 
     Cut like the chunks of `length_chunks`. The batch of most padded tokens comes first, so that one that does not fit

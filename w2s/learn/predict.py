@@ -8,7 +8,7 @@ from torch import nn
 
 from w2s.errors import StepError
 from w2s.learn import ranks
-from w2s.learn.batching import Tokens, by_length
+from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, by_length
 from w2s.progress import Count, silent
 
 
@@ -26,7 +26,7 @@ def predict(
     model.eval()
     logits_NC: np.ndarray | None = None
     done = 0
-    batches = by_length(tokens.lengths, batch_size)
+    batches = by_length(tokens.lengths, batch_size, OVERHEAD_TOKENS[torch.device(device).type])
     # Not inference_mode: ZeRO 3 writes to weights that it gathers during the forward pass.
     with torch.no_grad():
         for start in range(0, len(batches), ranks.size()):

@@ -120,6 +120,10 @@ class _Training:
                     self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
                 if stop:
                     raise Stopped
+            if self._agreed(0.0)[1]:  # somebody was asked since the last step was under way
+                if self.around.checkpoints is not None:
+                    self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
+                raise Stopped
         return Trained(self.model, progress.history, progress.evaluations)
 
     def _evaluate(self, last: bool) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from w2s.learn.adapt import layers_of
-from w2s.learn.batching import Tokens, by_length
+from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, by_length
 from w2s.learn.heads import Classifier
 from w2s.learn.models import sharing
 from w2s.progress import Count, silent
@@ -87,7 +87,7 @@ def write_hidden(
     done = 0
     try:
         with torch.inference_mode():
-            for batch in by_length(tokens.lengths, batch_size):
+            for batch in by_length(tokens.lengths, batch_size, OVERHEAD_TOKENS[torch.device(device).type]):
                 ids_BT, mask_BT = tokens.padded(batch, device)
                 module(input_ids=ids_BT, attention_mask=mask_BT)
                 values_BTD = caught.pop().float().cpu().numpy()
