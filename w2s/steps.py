@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -106,6 +107,10 @@ def _run_step(spec: AnyStep, store: Store, report: Report, stopping: Stopping) -
                 "peak_rss_mib": provenance.peak_rss_mib(),
                 **made,
             }
+            if kept is not None and not store.damage(spec.kind, digest):
+                # Only weights are wanted: from the predictions that are there, students may have learned already.
+                for name in (name for name in kept["files"] if not name.startswith("model/")):
+                    shutil.copyfile(store.path(spec.kind, digest) / name, staged.folder / name)
             staged.commit(manifest, replace=kept is not None)
         store.clear_work(spec.kind, digest)
         return "done"
@@ -278,12 +283,13 @@ def _known(spec: TrainSpec, store: Store, setting: _Setting) -> dict[str, np.nda
 
 
 def _predicted(spec: TrainSpec, setting: _Setting, model: Any, split: Split, report: Report) -> np.ndarray:
-    from w2s.learn import predict
+    from w2s.learn import fitting, predict
 
-    return predict.predict(
-        model, setting.tokens[split], spec.engine.predict_batch_size, setting.accelerator.device,
-        lambda done, total: report(f"predict {split}", done, total),
-    )  # fmt: skip
+    with fitting.predicting(spec.engine):
+        return predict.predict(
+            model, setting.tokens[split], spec.engine.predict_batch_size, setting.accelerator.device,
+            lambda done, total: report(f"predict {split}", done, total),
+        )  # fmt: skip
 
 
 def _lap(since: float) -> float:

@@ -1,7 +1,7 @@
 """One rank of a group: carries out the jobs of a file, as a worker would, and says what became of each.
 
 A job is {"spec", "store"}; "die_at": a rank ("die_rank") is killed after so many optimizer steps; "stop_at": rank
-"stop_rank" is asked to stop then.
+"stop_rank" is asked to stop then; "endless_at": the gradient of that step is infinite, though its loss is not.
 """
 
 from __future__ import annotations
@@ -26,6 +26,18 @@ from w2s.store import Store
 RANK = int(os.environ.get("RANK", "0"))
 
 
+class Endless(torch.autograd.Function):
+    """The value as it is; its gradient infinite."""
+
+    @staticmethod
+    def forward(_: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("inf")
+
+
 def carry_out(job: dict[str, Any]) -> str:
     stopping = Stopping()
     done = 0
@@ -38,15 +50,20 @@ def carry_out(job: dict[str, Any]) -> str:
         if done == job.get("stop_at") and job.get("stop_rank", 0) == RANK:
             stopping.ask()
 
-    from w2s.learn import trainer
+    from w2s.learn import losses, trainer
 
-    real = trainer._Training._evaluate
+    real, real_loss = trainer._Training._evaluate, losses.cross_entropy_sum
 
     def after_each_step(self: Any, last: bool) -> None:  # every rank comes by here once per optimizer step
         real(self, last)
         count()
 
+    def loss(*tensors: Any) -> Any:
+        value = real_loss(*tensors)
+        return Endless.apply(value) if done + 1 == job.get("endless_at") else value
+
     trainer._Training._evaluate = after_each_step  # type: ignore[method-assign]
+    losses.cross_entropy_sum = loss
     try:
         return steps.run_step(validated(TrainSpec, job["spec"]), Store(Path(job["store"])), stopping=stopping)
     except Stopped:
@@ -55,6 +72,7 @@ def carry_out(job: dict[str, Any]) -> str:
         return f"{type(error).__name__}: {error}"
     finally:
         trainer._Training._evaluate = real  # type: ignore[method-assign]
+        losses.cross_entropy_sum = real_loss
 
 
 def main() -> None:

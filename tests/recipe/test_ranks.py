@@ -181,6 +181,21 @@ def test_a_training_that_is_asked_to_stop_saves_and_goes_on(grid, trained):
     assert_equal(trained["ZeRO 2"], store, spec)
 
 
+@pytest.mark.parametrize("recipe", ["logconf, not clipped", "logconf, clipped hard"])
+def test_a_gradient_that_is_not_finite_stops_every_engine_before_the_update(recipe, grid, trained):
+    """At step 5 of 10, once: what was saved before is sound, and the same request then comes to its end."""
+    specs = {name: grid.student(RECIPES[recipe], engine, keep_weights=True) for name, engine in SAVED.items()}
+    stores = {name: grid.store(f"endless {name} {recipe}") for name in SAVED}
+    for ranks in (1, 2):
+        names = [name for name, engine in SAVED.items() if engine.ranks == ranks]
+        jobs = [job(specs[name], stores[name], **more) for name in names for more in ({"endless_at": 5}, {})]
+        for outcomes in grid.launch(jobs, ranks):
+            assert outcomes[1::2] == ["done"] * len(names)
+            assert all("gradient of step 5 of 10 is" in outcome for outcome in outcomes[::2]), outcomes
+    for name in SAVED:
+        assert losses_of(stores[name], specs[name]) == losses_of(trained[name], specs[name])
+
+
 def test_parts_of_another_number_of_processes_are_refused_and_the_whole_is_taken(grid, trained):
     parts, whole = (grid.student(RECIPES["logconf"], SAVED[name], keep_weights=True) for name in ("ZeRO 2", "ZeRO 0"))
     stores = [grid.store("stopped in parts"), grid.store("stopped whole")]
@@ -204,7 +219,7 @@ def test_a_damaged_checkpoint_is_passed_over(file, grid, trained, killed, tmp_pa
     store = Store(shutil.copytree(killed["alone"].root, tmp_path / "store"))
     damaged = store.checkpoints(spec.digest()) / "step-00000006" / file
     content = damaged.read_bytes()
-    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    damaged.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     assert steps.run_step(spec, store) == "done"
     said = capfd.readouterr().err
     assert "step-00000006: the checkpoint is damaged" in said

@@ -29,10 +29,14 @@ from torch import Tensor, nn
 
 from w2s.disk import disk_errors, file_sha256, sync, write_json
 from w2s.errors import StepError
+from w2s.identity import sha256_of
 from w2s.learn import ranks
+from w2s.learn.optimizer import inner_optimizer
 from w2s.spec import Engine
 
 KEPT = 2
+FORMAT = 1  # raise when what is written changes its meaning
+WORTH_S = 60.0
 RECORD = "checkpoint.json"
 
 
@@ -71,6 +75,11 @@ class Checkpoints:
             return step % int(count) == 0
         return ranks.is_main() and time.monotonic() - self._saved_s >= 60.0 * int(count)
 
+    def due_at_end(self) -> bool:
+        """True where enough was done since the last one that the predictions should not put it at risk."""
+        kept = self.engine.checkpoint_every != "never"
+        return kept and ranks.is_main() and time.monotonic() - self._saved_s >= WORTH_S
+
     def save(
         self,
         progress: Progress,
@@ -83,7 +92,7 @@ class Checkpoints:
         part = self.folder / f".{place.name}"
         with disk_errors(self.folder):
             if ranks.is_main():
-                shutil.rmtree(part, ignore_errors=True)
+                self._clear_unfinished()
                 part.mkdir(parents=True)
             ranks.wait()
             tensors, numbers = _state(model, optimizer, self.layout)
@@ -108,6 +117,7 @@ class Checkpoints:
         for path in part.iterdir():
             sync(path)
         record = {
+            "format": FORMAT,
             "step": progress.step,
             "layout": self.layout,
             "history": progress.history,
@@ -115,7 +125,7 @@ class Checkpoints:
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
             "files": {path.name: file_sha256(path) for path in sorted(part.iterdir())},
         }
-        write_json(part / RECORD, record)
+        write_json(part / RECORD, {**record, "sha256": sha256_of(record)})
         shutil.rmtree(place, ignore_errors=True)
         part.rename(place)
         sync(self.folder)
@@ -157,13 +167,23 @@ class Checkpoints:
         return Progress(record["step"], record["history"], _evaluations(place, record["evaluations"]))
 
     def _newest(self) -> str:
-        """The name of the newest checkpoint that is as it was written; empty where there is none."""
+        """The name of the newest checkpoint that is as it was written; empty where there is none.
+
+        Damaged ones are removed, so that they do not count among the newest.
+        """
+        self._clear_unfinished()
         for place in sorted(self.folder.glob("step-*"), reverse=True):
             problem = _damage(place)
             if problem is None:
                 return place.name
             print(f"{place}: the checkpoint is damaged ({problem}); trying the one before", file=sys.stderr)
+            shutil.rmtree(place, ignore_errors=True)
         return ""
+
+    def _clear_unfinished(self) -> None:
+        """What was being written when a process was killed can be as large as the model and its optimizer."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _described(layout: str) -> str:
@@ -173,6 +193,10 @@ def _described(layout: str) -> str:
 def _damage(place: Path) -> str | None:
     try:
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            return f"format {record['format']}, and this version of w2s reads format {FORMAT}"
+        if sha256_of({key: value for key, value in record.items() if key != "sha256"}) != record["sha256"]:
+            return f"{RECORD} differs from what was written"
         for name, sha256 in record["files"].items():
             if file_sha256(place / name) != sha256:
                 return f"{name} differs from what was written"
@@ -194,20 +218,13 @@ def _masters(model: nn.Module, optimizer: Any, layout: str) -> Iterator[tuple[st
     """The float32 tensors that the optimizer of this process updates, with names, in a fixed order."""
     if layout == "whole":
         names = {id(parameter): name for name, parameter in _unwrapped(model).named_parameters()}
-        for group in _inner(optimizer).param_groups:
+        for group in inner_optimizer(optimizer).param_groups:
             yield from ((names[id(parameter)], parameter) for parameter in group["params"])
         return
     zero = optimizer.optimizer
     partitioned = getattr(zero, "fp32_partitioned_groups_flat", None)  # ZeRO 3
     flat = partitioned if partitioned is not None else zero.single_partition_of_fp32_groups  # ZeRO 1 and 2
     yield from ((f"part-{index}", tensor) for index, tensor in enumerate(flat))
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer below the wrappers of Accelerate and DeepSpeed."""
-    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _unwrapped(model: Any) -> nn.Module:
@@ -223,7 +240,7 @@ def _state(model: nn.Module, optimizer: Any, layout: str) -> tuple[dict[str, Ten
     numbers: dict[str, Any] = {}
     if layout == "whole" and not ranks.is_main():
         return tensors, numbers
-    state = _inner(optimizer).state
+    state = inner_optimizer(optimizer).state
     for name, master in _masters(model, optimizer, layout):
         tensors[f"weights/{name}"] = _copied(master)
         for key, value in state.get(master, {}).items():
@@ -242,11 +259,18 @@ def _copied(tensor: Tensor) -> Tensor:
 def _restore(
     model: nn.Module, optimizer: Any, layout: str, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> None:
-    inner = _inner(optimizer)
+    inner = inner_optimizer(optimizer)
     zero = optimizer.optimizer if layout != "whole" else None
     if zero is not None and hasattr(zero, "checkpoint_event_prologue"):
         zero.checkpoint_event_prologue()
-    for name, master in _masters(model, optimizer, layout):
+    masters = list(_masters(model, optimizer, layout))
+    shapes = {key.removeprefix("weights/"): value.shape for key, value in tensors.items() if key.startswith("weights/")}
+    if shapes != {name: master.shape for name, master in masters}:
+        raise StepError(
+            "the checkpoint holds other weights than this step trains, as one of another version of w2s or of its "
+            "libraries may; give --restart-step to train this step from its beginning"
+        )
+    for name, master in masters:
         with torch.no_grad():
             master.data.copy_(tensors[f"weights/{name}"])
         state: dict[str, Any] = {}

@@ -22,18 +22,12 @@ from w2s.errors import StepError, TryAgain
 from w2s.identity import sha256_of
 from w2s.learn import ranks
 from w2s.learn.batching import Tokens
+from w2s.memory import advice, is_out_of_memory
 from w2s.sources import cache_dir
 from w2s.spec import Engine, Recipe, TrainSpec
 
 SPARE = 0.05  # of a device's memory is left free in a trial: blocks of other sizes will cut it up later
 OPTIMIZER_BYTES = {"adamw": 8, "adafactor": 1}  # of states per trained number; Adafactor's are rows and columns
-SAID_IN = (  # messages of plain RuntimeErrors that mean that memory ran out
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "std::bad_alloc",
-)
 
 
 @contextlib.contextmanager
@@ -64,14 +58,17 @@ def fitted(spec: TrainSpec, model: nn.Module, tokens: Tokens, device: torch.devi
             remember(key, size)
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """True where memory ran out: torch's own error, Python's, or one that says so, also as the cause of another."""
-    while error is not None:
-        named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-        if named or isinstance(error, MemoryError) or any(words in str(error) for words in SAID_IN):
-            return True
-        error = error.__cause__
-    return False
+@contextlib.contextmanager
+def predicting(engine: Engine) -> Iterator[None]:
+    """Inside, memory that runs out is a StepError that names the size of prediction, and no fault of the training's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StepError(
+            f"out of memory while predicting: lower engine.predict_batch_size (now {engine.predict_batch_size})"
+        ) from error
 
 
 def memory_of(device: torch.device) -> tuple[str, int]:
@@ -128,22 +125,6 @@ def halve(key: str, size: int, share: int, engine: Engine) -> int:
     with contextlib.suppress(OSError):  # then every start finds out by itself
         remember(key, smaller)
     return smaller
-
-
-def advice(engine: Engine) -> str:
-    """What helps against running out of memory and is not in use yet, what changes least first."""
-    alone = engine.ranks == 1
-    cuda = engine.device != "cpu"
-    helps = [
-        ("engine.micro_batch_size: auto, or a smaller number", engine.micro_batch_size not in ("auto", 1)),
-        ("engine.gradient_checkpointing: true", not engine.gradient_checkpointing),
-        ("engine.zero_stage: 3 over more engine.devices_per_step", cuda and (alone or engine.zero_stage != 3)),
-        ("engine.offload: parameters (with engine.zero_stage: 3)", cuda and engine.offload != "parameters"),
-        ("fewer engine.workers", not cuda),
-        ("engine.mixed_precision: bf16 (another experiment)", cuda and engine.mixed_precision == "no"),
-        ("a shorter model.max_length, or recipe.tune: lora or frozen (another experiment)", True),
-    ]
-    return "try, in this order: " + "; ".join(text for text, unused in helps if unused)
 
 
 def can_be_tried(engine: Engine, device: torch.device) -> bool:

@@ -25,7 +25,7 @@ from w2s.errors import StepError
 from w2s.learn import losses, ranks
 from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, cut, epoch_batches, length_chunks
 from w2s.learn.checkpoint import Checkpoints, Evaluation, Progress
-from w2s.learn.optimizer import lr_at, make_optimizer
+from w2s.learn.optimizer import inner_optimizer, lr_at, make_optimizer
 from w2s.progress import Count, silent
 from w2s.randomness import stream_seed
 from w2s.spec import Recipe
@@ -91,6 +91,7 @@ class _Training:
         self.tokens, self.recipe, self.accelerator, self.around = tokens, recipe, accelerator, around
         self.micro_batch_size = micro_batch_size
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+        inner_optimizer(self.optimizer).register_step_pre_hook(self._require_finite)
         self.labels_NC = torch.from_numpy(p_NC)
         self.prior_C = self.labels_NC.double().mean(dim=0).float()
         self.batches = [
@@ -120,9 +121,11 @@ class _Training:
                     self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
                 if stop:
                     raise Stopped
-            if self._agreed(0.0)[1]:  # somebody was asked since the last step was under way
-                if self.around.checkpoints is not None:
-                    self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
+            # Somebody may have asked since the last step was under way, and may while the predictions are made.
+            _, stop, due = self._agreed(0.0, ended=True)
+            if self.around.checkpoints is not None and (stop or due):
+                self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
+            if stop:
                 raise Stopped
         return Trained(self.model, progress.history, progress.evaluations)
 
@@ -142,18 +145,27 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss, stop, due = self._backward(batch)
         if recipe.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-            # In fp16 some steps overflow; the scaler skips them and lowers its scale.
-            if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
-                self._diverged("norm of the gradient", float(norm))
+            self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
+        if getattr(self.optimizer.optimizer, "overflow", False):  # ZeRO 1 to 3 leave such an update out, and go on
+            self._diverged("gradient", math.nan)
         row = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "examples": len(batch)}
         return {**row, "seconds": time.perf_counter() - started}, stop, due
 
+    def _require_finite(self, inner: torch.optim.Optimizer, *_: Any) -> None:
+        """Before the update: a gradient that is not finite would be in the weights for good, and in checkpoints.
+
+        In fp16 some steps overflow; the scaler leaves their update out, so that they do not come by here.
+        """
+        gradients = [p.grad for group in inner.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self._diverged("norm of the gradient", norm)
+
     def _diverged(self, what: str, value: float) -> None:
         raise StepError(
-            f"the {what} of step {self.progress.step + 1} of {len(self.batches)} is {value}; nothing was kept of this "
-            f"run. Lower recipe.lr (now {self.recipe.lr:g}), or clip harder (clip_norm is {self.recipe.clip_norm})"
+            f"the {what} of step {self.progress.step + 1} of {len(self.batches)} is {value}. "
+            f"Lower recipe.lr (now {self.recipe.lr:g}), or clip harder (clip_norm is {self.recipe.clip_norm})"
         )
 
     def _backward(self, batch: np.ndarray) -> tuple[float, bool, bool]:
@@ -181,10 +193,12 @@ class _Training:
                 self.accelerator.backward(loss * (ranks.size() / len(batch)))
         return loss_sum / len(batch), stop, due
 
-    def _agreed(self, loss_sum: float) -> tuple[float, bool, bool]:
+    def _agreed(self, loss_sum: float, ended: bool = False) -> tuple[float, bool, bool]:
         """The loss over all ranks, and whether any of them wants to stop or a checkpoint is due."""
         checkpoints = self.around.checkpoints
-        due = checkpoints is not None and checkpoints.due(self.progress.step + 1)
+        due = checkpoints is not None and (
+            checkpoints.due_at_end() if ended else checkpoints.due(self.progress.step + 1)
+        )
         mine = torch.tensor([loss_sum, self.around.stopping.asked, due], dtype=torch.float64)
         loss, stop, save = ranks.total(mine).tolist()
         return loss, stop > 0, save > 0
