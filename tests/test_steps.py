@@ -326,6 +326,21 @@ def test_label_refuses_what_is_not_there(grid):
         steps.label(grid.store, "0" * 64, ["w1"])
 
 
+def test_weights_that_are_added_leave_the_predictions_alone(grid, copied, tmp_path):
+    """Students may have learned from them, and other settings of the engine move them in the last digit."""
+    engine = Engine(device="cpu", micro_batch_size=3, predict_batch_size=5)
+    assert steps.run_step(grid.student, copied) == "done"
+    first = predictions(copied, grid.student)
+    kept = grid.student.model_copy(update={"keep_weights": True, "engine": engine})
+    assert steps.run_step(kept, copied) == "done"
+    assert predictions(copied, kept) == first
+    assert copied.damage("train", kept.digest()) == []
+    anew = Store(shutil.copytree(copied.root, tmp_path / "anew"))
+    shutil.rmtree(anew.path("train", kept.digest()))
+    assert steps.run_step(kept, anew) == "done"
+    assert predictions(anew, kept) != first  # negative control: they would have been others
+
+
 def test_label_refuses_weights_that_are_not_the_steps(grid, copied):
     """A part that is missing would silently be the untrained base model's."""
     import safetensors.torch
