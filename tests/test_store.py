@@ -15,7 +15,7 @@ import pytest
 
 from w2s.disk import disk_errors, file_sha256, write_json
 from w2s.errors import MachineError, SpecError, StepError
-from w2s.store import Store
+from w2s.store import Staged, Store
 
 A = "a" * 64
 B = "a" * 8 + "b" * 56
@@ -87,6 +87,88 @@ def test_a_damaged_artifact_is_replaced(store):
     assert store.has("train", A)
     assert (store.path("train", A) / "predictions" / "test.txt").read_text() == "second"
     assert [path.name for path in store.path("train", A).parent.iterdir()] == [A]
+
+
+class Killed(BaseException):
+    """Ends a writer where it stands, like SIGKILL: see `killed_at`."""
+
+
+def killed_at(store: Store, monkeypatch: pytest.MonkeyPatch, renames: int, removes_one: bool = False) -> None:
+    """A writer that replaces an artifact is killed after so many renames of artifacts, with nothing tidied up."""
+    rename, rmtree, left = Path.rename, shutil.rmtree, [renames]
+
+    def counted(path: Path, to: Path) -> Path:
+        if A not in Path(to).name:  # a JSON file
+            return rename(path, to)
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return rename(path, to)
+
+    def dies(path: Path, **_: object) -> None:
+        if removes_one and "-old-" in Path(path).name:
+            next(p for p in Path(path).rglob("*") if p.is_file() and p.name != "manifest.json").unlink()
+        raise Killed
+
+    staged = Staged(store, "train", A, store.path("train", A).parent / f".{A}-{'0' * 32}")
+    (staged.folder / "predictions").mkdir(parents=True)
+    (staged.folder / "predictions" / "test.txt").write_text("new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted)
+        patch.setattr(shutil, "rmtree", dies)
+        with pytest.raises(Killed):
+            staged.commit({"spec": {}}, replace=True)
+    assert shutil.rmtree is rmtree
+
+
+@pytest.mark.parametrize(("renames", "kept"), [(0, "old"), (1, "old"), (2, "new")])
+@pytest.mark.parametrize("by", ["claim", "clear_work"])
+def test_a_writer_that_is_killed_while_it_replaces_leaves_the_old_artifact_or_the_new(
+    renames, kept, by, store, monkeypatch
+):
+    place = put(store, text="old")
+    killed_at(store, monkeypatch, renames)
+    assert store.has("train", A) is (renames != 1)
+    if by == "claim":
+        claim = store.claim(A)
+        assert claim is not None
+        assert store.has("train", A)  # before the step decides what is to be done
+        claim.release()
+    store.clear_work("train", A)
+    assert store.damage("train", A) == []
+    assert (place / "predictions" / "test.txt").read_text() == kept
+    assert [path.name for path in place.parent.iterdir()] == [A]
+    put(store, text="newest", replace=True)
+    assert (place / "predictions" / "test.txt").read_text() == "newest"
+
+
+def test_what_was_being_removed_is_not_put_back(store, monkeypatch):
+    place = put(store, text="old")
+    killed_at(store, monkeypatch, renames=2, removes_one=True)
+    shutil.rmtree(place)  # by a user, say
+    assert store.claim(A) is not None
+    assert not store.has("train", A)
+    put(store, text="again")
+    store.clear_work("train", A)
+    assert [path.name for path in place.parent.iterdir()] == [A]
+
+
+def test_a_rename_that_fails_puts_the_old_artifact_back_at_once(store, monkeypatch):
+    place, rename = put(store, text="old"), Path.rename
+    failed: list[Path] = []
+
+    def fails(path: Path, to: Path) -> Path:
+        if to == place and not failed:
+            failed.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(MachineError, match="the disk is full"):
+        put(store, text="new", replace=True)
+    assert failed
+    assert (place / "predictions" / "test.txt").read_text() == "old"
+    assert [path.name for path in place.parent.iterdir()] == [A]
 
 
 def test_many_writers_at_once_leave_one_whole_artifact(store):
@@ -365,6 +447,18 @@ def test_a_disk_that_fills_up_while_committing_leaves_a_clean_store(small_disk):
     assert store.damage("train", A) == []
     put(store, B)  # and with space it goes on
     assert store.has("train", B)
+
+
+def test_safetensors_on_a_full_disk(small_disk):
+    """The library's own error, which is no OSError."""
+    numpy = pytest.importorskip("numpy")
+    safetensors = pytest.importorskip("safetensors.numpy")
+    folder, _ = small_disk
+    with pytest.raises(MachineError, match=f"{folder}: the disk is full: free some space"), disk_errors(folder):
+        safetensors.save_file({"a": numpy.zeros(1 << 17)}, folder / "a.safetensors")
+    with pytest.raises(Exception, match="os error 2") as other, disk_errors(folder):
+        safetensors.save_file({"a": numpy.zeros(1)}, folder / "none" / "a.safetensors")
+    assert type(other.value).__name__ == "SafetensorError"
 
 
 def test_a_claim_on_a_full_disk_leaves_nothing_that_blocks_the_next(small_disk):

@@ -7,12 +7,31 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from w2s.errors import MachineError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(error: BaseException) -> bool:
+    """True where an error says that the disk is full or a quota used up, safetensors' own error included."""
+    return _number(error) in FULL
+
+
+def _number(error: BaseException) -> int:
+    """The errno of an error of the disk; 0 for any other."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    # A plain Exception with the errno in its text; known by its name, since the control half does not import it.
+    if any(kind.__name__ == "SafetensorError" for kind in type(error).__mro__):
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        return int(said[1]) if said is not None and int(said[1]) in FULL else 0
+    return 0
 
 
 @contextlib.contextmanager
@@ -24,7 +43,8 @@ def disk_errors(where: Path, below: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        number = _number(error)
         advice = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again, finished steps are kept",
             errno.EDQUOT: "your disk quota is used up: free some space and run the same command again",
@@ -32,12 +52,13 @@ def disk_errors(where: Path, below: Path | None = None) -> Iterator[None]:
             errno.EACCES: "no permission to write: choose another folder with --results",
             errno.EPERM: "no permission to write: choose another folder with --results",
             errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --results",
-        }.get(error.errno or 0)
-        named = Path(os.path.abspath(os.fsdecode(error.filename))) if isinstance(error.filename, (str, bytes)) else None
+        }.get(number)
+        file = error.filename if isinstance(error, OSError) else None
+        named = Path(os.path.abspath(os.fsdecode(file))) if isinstance(file, (str, bytes)) else None
         foreign = below is not None and named is not None and Path(os.path.abspath(below)) not in named.parents
-        if advice is None or (foreign and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
+        if advice is None or (foreign and number not in FULL):
             raise
-        raise MachineError(f"{error.filename or where}: {advice}") from None
+        raise MachineError(f"{file or where}: {advice}") from None
 
 
 def write_json(path: Path, data: Any) -> None:

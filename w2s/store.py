@@ -117,12 +117,19 @@ class Store:
             shutil.rmtree(staged.folder, ignore_errors=True)
 
     def claim(self, digest: str) -> Claim | None:
-        """The right to work on a step, or None while somebody living holds it."""
+        """The right to work on a step, or None while somebody living holds it.
+
+        Whoever gets it finds the artifact in its place again where a writer was killed while replacing it.
+        """
         work = self.work(digest)
         with disk_errors(work):
             make_folder(work)
             claim = Claim(work / "claim.json")
-            return claim if claim.take() else None
+            if not claim.take():
+                return None
+        for aside in self.root.glob(f"*/{digest[:2]}/.{digest}-old-*"):
+            self._put_back(aside.parent.parent.name, digest)
+        return claim
 
     def is_claimed(self, digest: str) -> bool:
         """True while somebody living works on the step."""
@@ -136,10 +143,27 @@ class Store:
             write_json(work / "failure.json", {"reason": reason, "detail": detail, "at": time.time()})
 
     def clear_work(self, kind: str, digest: str) -> None:
-        """Forget what an unfinished try left: the failure, the log, staged folders of dead writers."""
+        """Forget what an unfinished try left: the failure, the log, staged folders of dead writers.
+
+        An artifact that was moved aside to be replaced is put back where nothing came into its place.
+        """
+        self._put_back(kind, digest)
         shutil.rmtree(self.work(digest), ignore_errors=True)
-        for left in self.path(kind, digest).parent.glob(f".{digest}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        place = self.path(kind, digest)
+        for left in place.parent.glob(f".{digest}-*"):
+            if place.exists() or not left.name.startswith(f".{digest}-old-"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _put_back(self, kind: str, digest: str) -> None:
+        place = self.path(kind, digest)
+        for aside in sorted(place.parent.glob(f".{digest}-old-*")):
+            if place.exists():
+                return
+            files = (read_json(aside / MANIFEST) or {}).get("files")
+            # One that was already being removed lacks files; a damaged one has no manifest.
+            if isinstance(files, dict) and all((aside / name).is_file() for name in files):
+                with contextlib.suppress(OSError):  # the next who comes tries again
+                    aside.rename(place)
 
     def checkpoints(self, digest: str) -> Path:
         """Where a training that takes long leaves what it has so far; gone when the artifact is there."""
@@ -213,15 +237,18 @@ class Staged:
             write_json(self.store.root / "conflicts" / f"{self.digest[:16]}-{uuid.uuid4().hex[:8]}.json", conflict)
         if kept is not None and not replace:
             return
+        aside = None
         if place.exists():  # damaged, or to be replaced
-            aside = place.parent / f".{self.digest}-{uuid.uuid4().hex}"
-            place.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            aside = place.parent / f".{self.digest}-old-{uuid.uuid4().hex}"
+            place.rename(aside)  # removed last: a process that is killed meanwhile leaves one or the other
         try:
             self.folder.rename(place)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                self.store._put_back(self.kind, self.digest)
                 raise
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _commits(manifest: dict[str, Any]) -> list[Any]:

@@ -19,6 +19,10 @@ class OutOfMemoryError(RuntimeError):
     """Named like torch's."""
 
 
+class SafetensorError(Exception):
+    """Named like the library's, which has no errno."""
+
+
 def run_step(spec, store, report, stopping):
     digest, kind, folder = spec.digest(), spec.kind, store.root.parent
     if store.has(kind, digest):
@@ -103,6 +107,10 @@ def do_oom(_: str, __: Path) -> None:
 def do_full(_: str, __: Path) -> None:
     with Path("/dev/full").open("w") as file:
         file.write("x")
+
+
+def do_full_tensors(_: str, __: Path) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 def do_noise(text: str, _: Path) -> None:

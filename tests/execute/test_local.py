@@ -108,10 +108,11 @@ def test_failing_steps_fail_alone_each_with_its_reason(lab):
     assert all(lab.store.failure(digest[number]) is None for number in graph)
 
 
-def test_a_full_disk_stops_the_run_from_beginning_more_and_says_so_once(lab):
+@pytest.mark.parametrize("how", ["full", "full_tensors"])
+def test_a_full_disk_stops_the_run_from_beginning_more_and_says_so_once(lab, how):
     """Each further step would train, and then fail in the end."""
     lab.gate("a")
-    lab.script({1: "full", 2: "gate:a", 3: "raise:unlucky"})
+    lab.script({1: how, 2: "gate:a", 3: "raise:unlucky"})
     said: list[str] = []
     recorder = Recorder(failed=lambda _: lab.open_gate("a"))
     recorder.say = said.append  # type: ignore[assignment, method-assign]
@@ -307,6 +308,39 @@ def test_a_second_interrupt_does_not_wait_for_a_stubborn_step(lab):
     assert parent.returncode == 130
     assert "Traceback" not in err
     until(lambda: not alive(worker))
+
+
+def interrupted_at(lab, condition) -> list[str]:
+    """What is said of a run of two steps, the first of which is stopped when the condition holds and will not end."""
+    said: list[str] = []
+
+    class Stopping(Recorder):
+        say = staticmethod(said.append)  # type: ignore[assignment]
+
+        def progress(self, *_: object) -> None:
+            until(condition)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="0 of 2 steps"):
+        lab.execute({1: [], 2: [1]}, display=Stopping())
+    return [line for line in said if "cut off" in line]
+
+
+def test_a_step_that_takes_too_long_to_save_is_cut_off_and_named(lab, monkeypatch):
+    monkeypatch.setattr(local, "STOP_GRACE_S", 0.2)
+    lab.gate("disk")
+    lab.script({1: "save:disk"})
+    assert interrupted_at(lab, (lab.folder / "at-disk").exists) == [
+        "step 1: cut off in the middle of saving, 0.2 s after it was asked to stop; it goes on from the checkpoint "
+        "before, or from its beginning where there is none"
+    ]
+    assert not (lab.folder / "saved").exists()
+
+
+def test_a_step_that_ends_in_time_is_not_said_to_be_cut_off(lab):
+    lab.gate("never")
+    lab.script({1: "gate:never"})
+    assert interrupted_at(lab, lambda: lab.pid(1)) == []
 
 
 def test_an_interrupt_in_this_process_is_an_error_of_ours_and_the_signal_handler_is_put_back(lab):

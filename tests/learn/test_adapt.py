@@ -156,6 +156,9 @@ def test_compiling_changes_no_number(base_of, chunks):
 
 
 def test_compiling_without_a_compiler(base_of, monkeypatch, tmp_path):
+    """By the same function as before a run (cli.requirements), which honours CXX."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
-    with pytest.raises(StepError, match=r"engine\.compile: none of g\+\+, .* is on PATH"):
+    monkeypatch.setitem(os.environ, "CXX", "absent")
+    with pytest.raises(StepError, match=r"engine\.compile: no C\+\+ compiler is on PATH \(CXX is 'absent'\); .* false"):
         models.build(base_of("llama"), 2, Recipe(), 0, Engine(device="cpu", compile=True))

@@ -210,16 +210,6 @@ def test_a_size_is_remembered_for_what_memory_depends_on():
     assert {fitting.key_of(spec, 100, 8, cpu) for spec in (*same, spec_with(model={"name": "other"}))} < keys
 
 
-def test_advice_names_what_is_not_in_use():
-    plain = fitting.advice(Engine())
-    used = fitting.advice(Engine(micro_batch_size="auto", gradient_checkpointing=True, mixed_precision="bf16"))
-    for setting in ("micro_batch_size", "gradient_checkpointing", "mixed_precision"):
-        assert setting in plain
-        assert setting not in used
-    assert plain.index("micro_batch_size") < plain.index("gradient_checkpointing") < plain.index("zero_stage")
-    assert "zero_stage" not in fitting.advice(Engine(device="cpu"))
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_a_trial_leaves_no_trace(training, base_of, texts):
     recipe = Recipe(dropout=0.3)

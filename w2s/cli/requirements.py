@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import sys
-import sysconfig
-from pathlib import Path
 
+from w2s.compiling import compiler as compiler  # `w2s doctor` shows it
+from w2s.compiling import compiler_missing as compiler_missing
 from w2s.errors import MachineError
 from w2s.execute.slots import cuda_devices
 from w2s.spec import Engine
@@ -51,28 +49,3 @@ def installed(package: str) -> bool:
     found = importlib.util.find_spec(package)
     # Without an origin it is a folder of that name beside us, such as the one where wandb keeps its runs.
     return found is not None and found.origin is not None
-
-
-def compiler(on_cuda: bool) -> str | None:
-    """The compiler that `torch.compile` would call, by its path; None where there is none.
-
-    It takes CXX or the system's C++ compiler for a CPU; for CUDA, Triton takes CC, gcc or clang.
-    """
-    if on_cuda:
-        names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
-    else:
-        names = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
-    return next((path for path in map(shutil.which, names) if path is not None), None)
-
-
-def compiler_missing(on_cuda: bool) -> str | None:
-    """What `torch.compile` lacks here, and what to do about it; None where nothing is missing."""
-    variable = "CC" if on_cuda else "CXX"
-    if compiler(on_cuda) is None:
-        wrong = f" ({variable} is {os.environ[variable]!r})" if variable in os.environ else ""
-        kind = "C compiler" if on_cuda else "C++ compiler"
-        return f"no {kind} is on PATH{wrong}; install gcc and g++, or name one in {variable}"
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    if not headers.is_file():
-        return f"the headers of Python are not installed (no {headers}); install python3-dev or its like"
-    return None

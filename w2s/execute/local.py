@@ -140,15 +140,20 @@ class _Run:
         self.outcome.left = self.schedule.of("waiting", "ready")
 
     def stop(self) -> None:
-        """Let the workers save what they have in hand, then end them."""
+        """Let the workers save what they have in hand, then end them; say which took longer than STOP_GRACE_S."""
         if any(worker.digest for worker in self.workers.values()):
             self.display.say("stopping: saving checkpoints; once more to stop at once")
-        self.end(STOP_GRACE_S)
+        for digest in self.end(STOP_GRACE_S):
+            if not is_done(self.nodes[digest], self.store):
+                self.display.say(
+                    f"{self.nodes[digest].title}: cut off in the middle of saving, {STOP_GRACE_S:g} s after it was "
+                    "asked to stop; it goes on from the checkpoint before, or from its beginning where there is none"
+                )
 
-    def end(self, grace_s: float = GRACE_S) -> None:
-        """End the workers; harmless when repeated."""
+    def end(self, grace_s: float = GRACE_S) -> list[str]:
+        """End the workers; harmless when repeated. Returns the steps in hand of those that took longer than that."""
         workers, self.workers = list(self.workers.values()), {}
-        end_all(workers, grace_s)
+        return [worker.digest for worker in end_all(workers, grace_s) if worker.digest is not None]
 
     def kept(self) -> int:
         """How many steps are done, those included that ended while the workers were being stopped."""

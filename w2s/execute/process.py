@@ -20,7 +20,7 @@ from w2s.execute.slots import Slot, environment
 from w2s.stopping import EXIT_CODE
 
 GRACE_S = 5.0  # an idle worker may take so long to end
-STOP_GRACE_S = 60.0  # one with a step in hand may take so long to save what it has
+STOP_GRACE_S = 60.0  # one with a step in hand may take so long to save what it has; see `end_all`
 LOOK_S = 0.05
 TAIL_BYTES = 4000
 
@@ -215,9 +215,15 @@ def kill_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def end_all(workers: Iterable[WorkerProcess], grace_s: float = GRACE_S) -> None:
-    """End every worker, none of which may outlive this call; an interrupt meanwhile cuts the grace short."""
+def end_all(workers: Iterable[WorkerProcess], grace_s: float = GRACE_S) -> list[WorkerProcess]:
+    """End every worker, none of which may outlive this call; an interrupt meanwhile cuts the grace short.
+
+    Returns those that were cut off with a step in hand when the grace ran out. For a run that is stopped it is
+    STOP_GRACE_S: a checkpoint of 6 GB at 100 MB/s. It is no setting, since whoever asked a run to stop will not wait
+    much longer anyway; what is cut off goes on from the checkpoint before, or from its beginning.
+    """
     left = list(workers)
+    waiting: list[WorkerProcess] = []
     try:
         for worker in left:
             worker.ask_to_end()
@@ -229,6 +235,7 @@ def end_all(workers: Iterable[WorkerProcess], grace_s: float = GRACE_S) -> None:
     finally:
         for worker in left:
             worker.kill()
+    return [worker for worker in waiting if worker.digest is not None]
 
 
 def how_it_ended(code: int, who: str = "the worker") -> str:

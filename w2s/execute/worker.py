@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import functools
 import importlib
@@ -38,10 +37,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from w2s.disk import disk_errors
+from w2s.disk import disk_errors, no_room
 from w2s.errors import MachineError, TryAgain, W2SError
 from w2s.identity import validated
-from w2s.spec import AnyStep, FeaturesSpec, MaterializeSpec, TrainSpec
+from w2s.memory import advice, is_out_of_memory, while_predicting
+from w2s.spec import AnyStep, Engine, FeaturesSpec, MaterializeSpec, TrainSpec
 from w2s.stopping import EXIT_CODE, SIGNALS, Stopped, Stopping
 from w2s.store import Store
 
@@ -50,12 +50,6 @@ PROGRESS_S = 0.1  # at most one progress line per so many seconds, so that a fas
 REASON_CHARS = 2000
 E = TypeVar("E", bound=BaseException)
 KINDS: dict[str, type[AnyStep]] = {"materialize": MaterializeSpec, "features": FeaturesSpec, "train": TrainSpec}
-MEMORY_ADVICE = (
-    "out of memory; what helps, the mildest first: a smaller engine.micro_batch_size (or auto), "
-    "engine.gradient_checkpointing: true, engine.mixed_precision: bf16 (changes numbers), engine.zero_stage: 2 or 3 "
-    "over more engine.devices_per_step, engine.offload, fewer --workers, and a smaller engine.predict_batch_size where "
-    "it was predicting"
-)
 
 
 class Failure(NamedTuple):
@@ -152,7 +146,7 @@ class Worker:
                 except BaseException as error:  # a library may raise anything, SystemExit included
                     if self.stopping.asked and _comes_from(error, Stopped):
                         raise Stopped from None
-                    failure = explain(error, log)
+                    failure = explain(error, log, engine_of(request))
                     with contextlib.suppress(OSError):
                         print(failure.detail or failure.reason, file=sys.stderr)
         except MachineError as error:  # the log cannot be written
@@ -211,23 +205,34 @@ def silent(**_: Any) -> None:
     """Rank 0 speaks for its group."""
 
 
+def engine_of(request: dict[str, Any]) -> Engine | None:
+    """The settings that a requested step runs with; None where it has none, or cannot be read."""
+    try:
+        return validated(Engine, request["spec"]["engine"])
+    except (KeyError, TypeError, W2SError):
+        return None
+
+
 def log_path(store: Store, digest: str, rank: int | None) -> Path:
     """Where a process logs its part of a step."""
     log = store.log_path(digest)
     return log.with_name(f"{log.stem}-rank{rank}{log.suffix}") if rank else log
 
 
-def explain(error: BaseException, where: Path) -> Failure:
-    """The reason of a failure in a sentence; `where`: a path on the store's disk, for errors that name none."""
+def explain(error: BaseException, where: Path, engine: Engine | None = None) -> Failure:
+    """The reason of a failure in a sentence.
+
+    `where`: a path on the store's disk, for errors that name none; `engine`: of the step, where it has one.
+    """
     text = str(error).strip()
-    full = _comes_from(error, OSError, lambda e: e.errno in (errno.ENOSPC, errno.EDQUOT))
     if isinstance(error, W2SError):
-        return Failure(text, disk_full=full and isinstance(error, MachineError))
+        full = _comes_from(error, Exception, no_room) and isinstance(error, MachineError)
+        return Failure(text, retire=_comes_from(error, Exception, is_out_of_memory), disk_full=full)
     detail = "".join(traceback.format_exception(error))
-    if _is_out_of_memory(error, text):
+    if is_out_of_memory(error):
         first = text.splitlines()[0][:200] if text else type(error).__name__
-        return Failure(f"{MEMORY_ADVICE} ({first})", detail, retire=True)
-    if isinstance(error, OSError) and full:
+        return Failure(f"out of memory; {advice(engine, while_predicting(error))} ({first})", detail, retire=True)
+    if no_room(error):
         try:
             with disk_errors(where):
                 raise error
@@ -246,12 +251,6 @@ def _comes_from(error: BaseException, kind: type[E], fits: Callable[[E], bool] =
         seen.add(id(link))
         link = link.__cause__ or link.__context__
     return False
-
-
-def _is_out_of_memory(error: BaseException, text: str) -> bool:
-    # torch's own class by its name, since this module must not import torch; on CPU torch raises a bare RuntimeError.
-    named = any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
-    return named or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Knows nothing of files, tokenizers or heads.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from w2s.compiling import compiler_missing
 from w2s.errors import StepError
 from w2s.randomness import stream_seed
 from w2s.spec import Engine, Frozen, Lora, Probe, Recipe
@@ -20,7 +20,6 @@ from w2s.spec import Engine, Frozen, Lora, Probe, Recipe
 EMBEDDING_NAMES = ("emb", "wte", "wpe")  # in parameter names outside the layers: token, position and type embeddings
 # Both hand weight and bias to one matrix product, so autocast rounds both; a subclass may do otherwise.
 MULTIPLIES = (nn.Linear.forward, Conv1D.forward)
-COMPILERS = ("g++", "clang++", "c++")  # torch writes C++ even where most of it runs on a GPU
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -129,9 +128,7 @@ def apply_engine(module: Any, engine: Engine, name: str) -> None:
         if hasattr(module, "_require_grads_hooks"):
             module.disable_input_require_grads()
     if engine.compile:
-        if not any(map(shutil.which, COMPILERS)):
-            raise StepError(
-                f"engine.compile: none of {', '.join(COMPILERS)} is on PATH; install one, or set it to false"
-            )
+        if missing := compiler_missing(engine.device != "cpu" and torch.cuda.is_available()):
+            raise StepError(f"engine.compile: {missing}, or set compile to false")
         torch.compiler.reset()  # a worker builds model after model, and the compiler gives up after eight of one class
         module.compile(dynamic=True)  # in place: the names of parameters stay

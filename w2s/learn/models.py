@@ -21,12 +21,14 @@ import torch
 import transformers
 from torch import nn
 
+from w2s.disk import disk_errors, no_room
 from w2s.errors import MachineError, StepError
 from w2s.identity import sha256_of
 from w2s.learn import accelerator, adapt, partition
 from w2s.learn.adapt import layers_of
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
+from w2s.memory import is_out_of_memory
 from w2s.models import ModelSpec, weights
 from w2s.randomness import stream_seed
 from w2s.sources import cache_dir
@@ -115,6 +117,8 @@ def is_decoder(config: Any, spec: ModelSpec) -> bool:
                 ids_BT = torch.tensor([[1, 2, 3], [1, 2, 4]])
                 hidden_BTD = module(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         raise StepError(
             f"model {spec.name}: cannot tell whether it is a decoder ({_first_line(error)}); give pooling: last or mean"
         ) from error
@@ -250,11 +254,13 @@ def _converted(spec: ModelSpec, gguf: Path) -> Path:
     place = cache_dir() / "converted" / name
     with filelock.FileLock(str(place) + ".lock"):
         if not (place / "config.json").exists():
-            _convert(gguf, place)
+            with disk_errors(place):
+                _convert(gguf, place)
     return place
 
 
 def _convert(gguf: Path, place: Path) -> None:
+    """Raises MachineError where it cannot be written; errors that tell of a full disk as they come."""
     part = place.with_name(f"{place.name}-{uuid.uuid4().hex}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -268,6 +274,8 @@ def _convert(gguf: Path, place: Path) -> None:
         tokenizer.save_pretrained(part)
         part.rename(place)
     except OSError as error:
+        if no_room(error):
+            raise
         raise MachineError(f"{place}: the converted weights of {gguf.name} cannot be written: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -292,6 +300,8 @@ def _named_errors(spec: ModelSpec, folder: Path, hint: str = "") -> Iterator[Non
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, safetensors.SafetensorError) as error:
+        if is_out_of_memory(error):  # says what helps, which is not another model
+            raise
         raise StepError(f"model {spec.name}: cannot be loaded from {folder}: {_first_line(error)}{hint}") from error
 
 
