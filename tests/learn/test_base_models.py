@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from w2s.errors import StepError
+from w2s.errors import MachineError, StepError
 from w2s.learn import adapt, heads, models
 from w2s.learn.batching import Tokens
 from w2s.spec import Frozen, Full, Lora, Probe, Recipe
@@ -361,3 +364,40 @@ def test_weights_cut_short(tmp_path, tiny, spec_of):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(StepError, match="cannot be loaded"):
         models.load_base(spec_of(tmp_path))
+
+
+# -- a machine that is too small ---------------------------------------------------------------------------------
+
+
+def test_converted_weights_that_do_not_fit_the_disk_are_one_sentence(base_of, monkeypatch, tmp_path):
+    """What reads the file is played; what writes is transformers and safetensors, on a disk of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(["mount", *options], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        language = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(
+            base_of("llama").folder
+        ))  # fmt: skip
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: language)
+        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: base_of("llama").tokenizer)
+        monkeypatch.setenv("W2S_CACHE", str(disk))
+        with pytest.raises(MachineError, match="the disk is full: free some space"):
+            models._converted(base_of("llama").spec, tmp_path / "tiny.gguf")
+        assert not list(disk.rglob("*.safetensors"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(("text", "raised"), [("DefaultCPUAllocator: can't allocate memory", RuntimeError),
+                                              ("mat1 and mat2", StepError)])  # fmt: skip
+def test_memory_that_runs_out_while_loading_is_not_blamed_on_the_model(text, raised, base_of, monkeypatch):
+    spec = base_of("llama").spec
+
+    def fails(*_, **__):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", fails)
+    with pytest.raises(raised, match=text):
+        models.load_base(spec)
