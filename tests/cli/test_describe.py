@@ -46,6 +46,17 @@ def test_nothing_shared_is_said(lab):
     assert "4 steps, none of them shared" in describe.plan(lab.plan(), lab.store)
 
 
+def test_a_failed_step_of_several_processes_shows_the_log_of_each(lab):
+    digest = lab.node("data movie").digest
+    lab.store.fail(digest, "rank 1 of 2 ended")
+    for name, line in (("log.txt", "the first waits"), ("log-rank1.txt", "the other is out of luck")):
+        (lab.store.work(digest) / name).write_text(line + "\n")
+    lines = describe.step(lab.results, digest[:12], 10)
+    assert "  the first waits" in lines
+    assert lines[-1] == "  the other is out of luck"
+    assert lines[-2].endswith("log-rank1.txt:")
+
+
 def test_an_empty_results_folder(lab):
     assert describe.status(lab.results, None) == [f"no sweep has been run in {lab.results}"]
     with pytest.raises(SpecError, match="no sweep has been run"):

@@ -202,7 +202,9 @@ def step(results: Path, prefix: str, log_lines: int) -> list[str]:
         lines += [f"          {line}" for line in str(failure.get("detail") or "").splitlines()]
     else:
         lines.append(f"state     {state}")
-    return lines + _log_tail(store.log_path(digest), log_lines)
+    log = store.log_path(digest)
+    ranks = sorted(log.parent.glob("log-rank*.txt"))  # of a group, the log of each process but the first
+    return lines + [line for path in (log, *ranks) for line in _log_tail(path, log_lines)]
 
 
 def _finished(store: Store, kind: str, digest: str, manifest: Mapping[str, Any]) -> list[str]:
