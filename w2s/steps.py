@@ -254,10 +254,10 @@ def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, s
     known = _known(spec, store, setting)
 
     def evaluate(model: Any, step: int) -> dict[str, np.ndarray]:
-        logits = {split: _predicted(spec, setting, model, split, silent) for split in EVALUATED}
-        scores = {f"{split}_accuracy": _accuracy(known[split], logits[split]) for split in EVALUATED}
+        logits: dict[str, np.ndarray] = {split: _predicted(spec, setting, model, split, silent) for split in EVALUATED}
+        scores = {f"{split}_accuracy": _accuracy(known[split], values) for split, values in logits.items()}
         setting.accelerator.log(scores, step=step)
-        return dict(logits)
+        return logits
 
     around = trainer.Around(
         report=lambda done, total: report("train", done, total),

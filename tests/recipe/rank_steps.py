@@ -63,7 +63,7 @@ def carry_out(job: dict[str, Any]) -> str:
         return Endless.apply(value) if done + 1 == job.get("endless_at") else value
 
     trainer._Training._evaluate = after_each_step  # type: ignore[method-assign]
-    losses.cross_entropy_sum = loss
+    losses.cross_entropy_sum = loss  # type: ignore[assignment]
     try:
         return steps.run_step(validated(TrainSpec, job["spec"]), Store(Path(job["store"])), stopping=stopping)
     except Stopped:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import w2s
-from w2s.cli.requirements import compiler, compiler_missing, installed
+from w2s.cli.requirements import installed
 from w2s.cli.terminal import size
+from w2s.compiling import compiler, compiler_missing
 from w2s.provenance import versions
 from w2s.sources.cache import cache_dir
 

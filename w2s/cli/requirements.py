@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from w2s.compiling import compiler as compiler  # `w2s doctor` shows it
-from w2s.compiling import compiler_missing as compiler_missing
+from w2s.compiling import compiler_missing
 from w2s.errors import MachineError
 from w2s.execute.slots import cuda_devices
 from w2s.spec import Engine

@@ -66,9 +66,7 @@ def predicting(engine: Engine) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise StepError(
-            f"out of memory while predicting: lower engine.predict_batch_size (now {engine.predict_batch_size})"
-        ) from error
+        raise StepError(f"out of memory while predicting: {advice(engine, predicting=True)}") from error
 
 
 def memory_of(device: torch.device) -> tuple[str, int]:
