@@ -32,6 +32,7 @@ LAYERS = (
     {"misfits", "memory"},
     {"cost", "sweep", "learn"},
     {"plan"},
+    {"outputs"},
     {"estimate", "analyze", "execute", "steps"},
     {"cli"},
     {"__main__"},

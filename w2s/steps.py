@@ -6,16 +6,15 @@ Ground truth of `transfer` and `val` never reaches a student: its label column i
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from w2s import provenance
+from w2s import outputs, provenance
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import SpecError, StepError
@@ -28,10 +27,8 @@ from w2s.store import Staged, Store
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow
 
     from w2s.learn.batching import Tokens
-    from w2s.learn.checkpoint import Evaluation
     from w2s.learn.models import Base
     from w2s.learn.trainer import Trained
 
@@ -173,10 +170,11 @@ def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) 
 class _Setting:
     """What a training works with: texts, labels and tokens by split, the model, and the processes it runs on."""
 
-    ids: dict[Split, list[str]]
-    tokens: dict[Split, Tokens]
+    ids: dict[str, list[str]]
+    tokens: dict[str, Tokens]
     p_NC: np.ndarray
     origin: str
+    known: dict[str, np.ndarray]  # classes that evaluations are held against: of val what this model may know
     base: Base
     model: Any
     accelerator: Any
@@ -196,7 +194,7 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
     phases["train"] = _lap(clock)
 
     clock = time.perf_counter()
-    logits = {split: _predicted(spec, setting, trained.model, split, report) for split in PREDICTED}
+    logits: dict[str, np.ndarray] = {s: _predicted(spec, setting, trained.model, s, report) for s in PREDICTED}
     phases["predict"] = _lap(clock)
 
     if spec.keep_weights:
@@ -204,15 +202,16 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
     accelerators.release(setting.accelerator, trained.model)
     if staged is None:
         return {}
-    _write_predictions(staged, setting.ids, logits)
-    _write_evaluations(staged, setting.ids, trained.evaluations)
+    outputs.write_predictions(staged.folder, setting.ids, logits)
+    outputs.write_evaluations(staged.folder, setting.ids, trained.evaluations)
     if not isinstance(spec.labels, Truth):
-        _write_labels(staged, setting.ids[spec.split], setting.p_NC, setting.origin)
-    _write_history(staged, store, spec, setting, trained)
+        outputs.write_labels(staged.folder, setting.ids[spec.split], setting.p_NC, setting.origin)
+    against = {"val": setting.origin.partition(" ")[0], "test": "truth"}
+    outputs.write_history(staged.folder, trained.history, trained.evaluations, setting.known, against)
     write_json(
         staged.folder / "metrics.json",
         {
-            "test_accuracy": _accuracy(_truth(store, spec.data, "test", setting.ids["test"]), logits["test"]),
+            "test_accuracy": outputs.accuracy(setting.known["test"], logits["test"]),
             "test_n": len(setting.ids["test"]),
             "train_n": len(setting.p_NC),
             "final_loss": trained.history[-1]["loss"],
@@ -232,9 +231,14 @@ def _setting(spec: TrainSpec, store: Store) -> _Setting:
     from w2s.learn import models, tracking, trunk
 
     n_classes = _task_of(store, spec.data).task.n_classes
-    texts = {split: _texts(store, spec.data, split) for split in spec.used_splits}
+    texts: dict[str, tuple[list[str], list[str]]] = {s: _texts(store, spec.data, s) for s in spec.used_splits}
     ids = {split: column[0] for split, column in texts.items()}
     p_NC, origin = _labels(spec, store, spec.split, ids[spec.split], n_classes)
+    val_NC, _ = _labels(spec, store, "val", ids["val"], n_classes)
+    known: dict[str, np.ndarray] = {
+        "val": val_NC.argmax(axis=1),
+        "test": _truth(store, spec.data, "test", ids["test"]),
+    }
     folder = tracking.folder_of(store.root.parent, spec.digest())
     accelerator = accelerators.make(spec.engine, spec.recipe, tracking.trackers_for(spec.engine.trackers, folder))
     base = _base(spec)
@@ -244,19 +248,17 @@ def _setting(spec: TrainSpec, store: Store) -> _Setting:
         hidden_SD = trunk.read_hidden(store.path("features", features.digest()) / "hidden.npy")
         tokens[split] = dataclasses.replace(tokens[split], hidden_SD=hidden_SD)
         trunk.start_from(model, features.model.layers)
-    return _Setting(ids, tokens, p_NC, origin, base, model, accelerator)
+    return _Setting(ids, tokens, p_NC, origin, known, base, model, accelerator)
 
 
 def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
     from w2s.learn import fitting, tracking, trainer
     from w2s.learn.checkpoint import Checkpoints
 
-    known = _known(spec, store, setting)
-
     def evaluate(model: Any, step: int) -> dict[str, np.ndarray]:
-        logits: dict[str, np.ndarray] = {split: _predicted(spec, setting, model, split, silent) for split in EVALUATED}
-        scores = {f"{split}_accuracy": _accuracy(known[split], values) for split, values in logits.items()}
-        setting.accelerator.log(scores, step=step)
+        logits: dict[str, np.ndarray] = {s: _predicted(spec, setting, model, s, silent) for s in EVALUATED}
+        right = {f"{split}_accuracy": outputs.accuracy(setting.known[split], logits[split]) for split in EVALUATED}
+        setting.accelerator.log(right, step=step)
         return logits
 
     around = trainer.Around(
@@ -274,12 +276,6 @@ def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, s
         return trainer.train(
             setting.model, tokens, setting.p_NC, spec.recipe, spec.seed, setting.accelerator, micro_batch_size, around
         )
-
-
-def _known(spec: TrainSpec, store: Store, setting: _Setting) -> dict[str, np.ndarray]:
-    """Classes (N,) that evaluations are held against: for val what this model may know, for test the ground truth."""
-    val_NC, _ = _labels(spec, store, "val", setting.ids["val"], setting.p_NC.shape[1])
-    return {"val": val_NC.argmax(axis=1), "test": _truth(store, spec.data, "test", setting.ids["test"])}
 
 
 def _predicted(spec: TrainSpec, setting: _Setting, model: Any, split: Split, report: Report) -> np.ndarray:
@@ -338,77 +334,12 @@ def _tokens(spec: TrainSpec | FeaturesSpec, base: Base, split: str, texts: list[
     return TOKENS.get(key, lambda: models.tokenise(base, texts))
 
 
-def _write_predictions(staged: Staged, ids: dict[Split, list[str]], logits: dict[Split, np.ndarray]) -> None:
-    import pyarrow.parquet
-
-    (staged.folder / "predictions").mkdir()
-    for split, logits_NC in logits.items():
-        table = pyarrow.table({"example_id": ids[split], "logits": _rows(logits_NC)})
-        pyarrow.parquet.write_table(table, staged.folder / "predictions" / f"{split}.parquet")
-
-
-def _write_labels(staged: Staged, ids: list[str], p_NC: np.ndarray, origin: str) -> None:
-    import pyarrow.parquet
-
-    table = pyarrow.table({"example_id": ids, "p": _rows(p_NC), "origin": [origin] * len(ids)})
-    pyarrow.parquet.write_table(table, staged.folder / "labels.parquet")
-
-
-def _rows(values_NC: np.ndarray) -> pyarrow.Array:
-    """A matrix as a column of float32 lists, without a Python object per number."""
-    import numpy as np
-    import pyarrow
-
-    offsets = np.arange(0, values_NC.size + 1, values_NC.shape[1], dtype=np.int32)
-    return pyarrow.ListArray.from_arrays(offsets, values_NC.astype(np.float32).ravel())
-
-
-def _write_evaluations(staged: Staged, ids: dict[Split, list[str]], evaluations: list[Evaluation]) -> None:
-    """One row per example and evaluation, so that what to select is decided later, from predictions alone."""
-    import pyarrow
-    import pyarrow.parquet
-
-    tables = [
-        pyarrow.table(
-            {
-                "step": pyarrow.array([evaluation.step] * len(logits_NC), pyarrow.int32()),
-                "split": [split] * len(logits_NC),
-                "example_id": ids[cast(Split, split)],
-                "logits": _rows(logits_NC),
-            }
-        )
-        for evaluation in evaluations
-        for split, logits_NC in evaluation.logits.items()
-    ]
-    if tables:
-        pyarrow.parquet.write_table(pyarrow.concat_tables(tables), staged.folder / "evaluations.parquet")
-
-
-def _write_history(staged: Staged, store: Store, spec: TrainSpec, setting: _Setting, trained: Trained) -> None:
-    """A line per optimizer step, and after it those of its evaluation."""
-    known = _known(spec, store, setting)
-    against = {"val": setting.origin.partition(" ")[0], "test": "truth"}
-    evaluated = {
-        step: [
-            {"steps_done": step, "split": split, "against": against[split], "accuracy": _accuracy(known[split], values)}
-            for split, values in logits.items()
-        ]
-        for step, logits in trained.evaluations
-    }
-    rows = [line for row in trained.history for line in (row, *evaluated.get(row["step"] + 1, []))]
-    (staged.folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _truth(store: Store, data: str, split: Split, ids: list[str]) -> np.ndarray:
     """Ground truth (N,) of a split; of transfer and val only for what is not a student."""
     table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", "label"])
     assert table["example_id"].to_pylist() == ids
     y_N: np.ndarray = table["label"].to_numpy()
     return y_N
-
-
-def _accuracy(y_N: np.ndarray, logits_NC: np.ndarray) -> float:
-    return float((logits_NC.argmax(axis=1) == y_N).mean())
 
 
 def _write_weights(staged: Staged | None, setting: _Setting) -> None:
@@ -423,7 +354,7 @@ def _write_weights(staged: Staged | None, setting: _Setting) -> None:
         safetensors.torch.save_file(trained, staged.folder / "model" / "trained.safetensors")
 
 
-def _amounts(spec: TrainSpec, tokens: dict[Split, Tokens], evaluations: int) -> dict[str, float | None]:
+def _amounts(spec: TrainSpec, tokens: dict[str, Tokens], evaluations: int) -> dict[str, float | None]:
     """Examples, tokens and FLOPs that the step went through, counted after truncation."""
     trained = float(tokens[spec.split].lengths.sum()) * spec.recipe.epochs
     predicted = float(sum(tokens[split].lengths.sum() for split in PREDICTED))
