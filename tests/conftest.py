@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_models, which tests of several folders share
 
 from w2s.execute.local import Outcome
 from w2s.plan import Node, Plan, build, is_done

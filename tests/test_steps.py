@@ -6,20 +6,16 @@ import functools
 import json
 import shutil
 import types
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-import tokenizers
 import torch
-import transformers
+from tiny_models import save_model  # type: ignore[import-not-found]
 
 from w2s import steps
 from w2s.errors import SpecError, StepError
-from w2s.models import ModelSpec
-from w2s.sources import FileSource, resolve
 from w2s.spec import Engine, Frozen, LogConf, Lora, MaterializeSpec, Probe, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
 from w2s.tasks.registry import task_of
@@ -28,23 +24,6 @@ PREDICTED = ("test", "val", "transfer")
 SIZES = Sizes(weak_train=24, transfer=32, val=8, test=16)
 RECIPE = Recipe(lr=3e-3, batch_size=8, head_init="normal", loss=LogConf(warmup_frac=0.3))
 ENGINE = Engine(device="cpu")
-
-
-def save_model(folder: Path, layers: int) -> ModelSpec:
-    words = {"<pad>": 0, "<unk>": 1, **{f"w{i}": i + 2 for i in range(40)}}
-    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
-    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core)
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "unk_token": "<unk>"})
-    tokenizer.save_pretrained(folder)
-    config = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=4,
-        max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(layers)
-    transformers.LlamaModel(config).save_pretrained(folder)
-    source = resolve(FileSource(file=str(folder)), folder, "model")
-    return ModelSpec(name=f"tiny-{layers}", source=source, params=10_000 * layers, depth=layers)
 
 
 @pytest.fixture(scope="module")

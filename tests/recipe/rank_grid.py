@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-import torch
-import transformers
+from tiny_models import save_model  # type: ignore[import-not-found]
 
 from w2s import steps
-from w2s.models import ModelSpec
-from w2s.sources import FileSource, resolve
 from w2s.spec import Engine, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
 from w2s.tasks.registry import task_of
@@ -27,23 +23,6 @@ SCRIPT = Path(__file__).with_name("rank_steps.py")
 SIZES = Sizes(weak_train=24, transfer=33, val=7, test=15)
 ALONE = Engine(device="cpu", checkpoint_every="never")
 COMMON: dict[str, Any] = {"lr": 3e-3, "batch_size": 8, "epochs": 2, "head_init": "normal", "warmup_frac": 0.1}
-
-
-def save_model(folder: Path, layers: int) -> ModelSpec:
-    words = {"<pad>": 0, "<unk>": 1, **{f"w{i}": i + 2 for i in range(40)}}
-    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
-    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core)
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "unk_token": "<unk>"})
-    tokenizer.save_pretrained(folder)
-    config = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=4,
-        max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(layers)
-    transformers.LlamaModel(config).save_pretrained(folder)
-    source = resolve(FileSource(file=str(folder)), folder, "model")
-    return ModelSpec(name=f"tiny-{layers}", source=source, params=10_000 * layers, depth=layers)
 
 
 class Grid:

@@ -71,39 +71,41 @@ def train(
     `micro_batch_size` is per process; None: its whole share of a batch at once. Raises StepError at the first loss
     that is not finite, before the update, and Stopped after a checkpoint where somebody wants it.
     """
-    return _Training(model, tokens, p_NC, recipe, seed, accelerator, micro_batch_size, around or Around()).run()
+    around = around or Around()
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+    batches = [
+        (epoch, batch)
+        for epoch in range(recipe.epochs)
+        for batch in epoch_batches(len(tokens), recipe.batch_size, seed, epoch)
+    ]
+    # One process draws from the stream it always had; every further one needs masks of its own.
+    torch.manual_seed(stream_seed(seed, "dropout", *([ranks.rank()] if ranks.rank() else [])))
+    progress = around.checkpoints.load(model, optimizer, accelerator) if around.checkpoints is not None else Progress()
+    labels_NC = torch.from_numpy(p_NC)
+    training = _Training(
+        model, optimizer, accelerator, tokens, labels_NC, batches, recipe, micro_batch_size, around, progress
+    )
+    inner_optimizer(optimizer).register_step_pre_hook(training.require_finite)
+    return training.run()
 
 
+@dataclass
 class _Training:
-    """One training under way."""
+    """One training under way. `batches`: epoch and rows of every optimizer step, done or not."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokens: Tokens,
-        p_NC: np.ndarray,
-        recipe: Recipe,
-        seed: int,
-        accelerator: accelerate.Accelerator,
-        micro_batch_size: int | None,
-        around: Around,
-    ) -> None:
-        self.tokens, self.recipe, self.accelerator, self.around = tokens, recipe, accelerator, around
-        self.micro_batch_size = micro_batch_size
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-        inner_optimizer(self.optimizer).register_step_pre_hook(self._require_finite)
-        self.labels_NC = torch.from_numpy(p_NC)
+    model: nn.Module
+    optimizer: Any
+    accelerator: accelerate.Accelerator
+    tokens: Tokens
+    labels_NC: Tensor
+    batches: list[tuple[int, np.ndarray]]
+    recipe: Recipe
+    micro_batch_size: int | None
+    around: Around
+    progress: Progress
+
+    def __post_init__(self) -> None:
         self.prior_C = self.labels_NC.double().mean(dim=0).float()
-        self.batches = [
-            (epoch, batch)
-            for epoch in range(recipe.epochs)
-            for batch in epoch_batches(len(tokens), recipe.batch_size, seed, epoch)
-        ]
-        # One process draws from the stream it always had; every further one needs masks of its own.
-        torch.manual_seed(stream_seed(seed, "dropout", *([ranks.rank()] if ranks.rank() else [])))
-        self.progress = Progress()
-        if around.checkpoints is not None:
-            self.progress = around.checkpoints.load(self.model, self.optimizer, accelerator)
 
     def run(self) -> Trained:
         """Every step that is left."""
@@ -152,7 +154,7 @@ class _Training:
         row = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "examples": len(batch)}
         return {**row, "seconds": time.perf_counter() - started}, stop, due
 
-    def _require_finite(self, inner: torch.optim.Optimizer, *_: Any) -> None:
+    def require_finite(self, inner: torch.optim.Optimizer, *_: Any) -> None:
         """Before the update: a gradient that is not finite would be in the weights for good, and in checkpoints.
 
         In fp16 some steps overflow; the scaler leaves their update out, so that they do not come by here.
