@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,21 @@ def chosen(synthetic: Callable[..., Synthetic]) -> Callable[..., Synthetic]:
         return synthetic(**{"methods": methods, "selections": ["final", "weak_val", "oracle"], **changes})
 
     return make
+
+
+@pytest.fixture
+def counted_reads(monkeypatch):
+    """Called, it begins to count how often each table of each artifact is read: (digest, name) -> times."""
+
+    def begin() -> Counter[tuple[str, str]]:
+        read: Counter[tuple[str, str]] = Counter()
+        real = Store.read_table
+
+        def counting(self, kind, digest, name, columns=None):
+            read[digest, name] += 1
+            return real(self, kind, digest, name, columns)
+
+        monkeypatch.setattr(Store, "read_table", counting)
+        return read
+
+    return begin

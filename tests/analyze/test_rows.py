@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,6 @@ from sklearn.metrics import roc_auc_score
 
 from w2s.analyze.rows import COLUMNS, load
 from w2s.errors import SpecError, StepError
-from w2s.store import Store
 
 
 def by_id(store, kind, digest, name, column):
@@ -62,16 +60,9 @@ def test_metrics_json_is_not_trusted(synthetic):
     assert load("one", made.root).frame.equals(before)
 
 
-def test_each_file_is_read_once(synthetic, monkeypatch):
+def test_each_file_is_read_once(synthetic, counted_reads):
     made = synthetic(models=["pythia-70m", "pythia-160m", "pythia-410m"]).fill()
-    read: Counter[tuple[str, str]] = Counter()
-    real = Store.read_table
-
-    def counting(self, kind, digest, name, columns=None):
-        read[digest, name] += 1
-        return real(self, kind, digest, name, columns)
-
-    monkeypatch.setattr(Store, "read_table", counting)
+    read = counted_reads()
     assert len(load("one", made.root).frame) == 18
     assert set(read.values()) == {1}
     trained = {digest for digest, node in made.plan.nodes.items() if node.kind == "train"}

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from w2s.analyze.rows import load
 from w2s.analyze.selection import choose
-from w2s.store import Store
 
 ALL = ["final", "weak_val", "oracle"]
 EVERY = 20
@@ -180,19 +179,12 @@ def test_weak_val_follows_the_supervisors_labels_even_where_they_are_wrong(chose
     assert (frame.student_accuracy["weak_val"], frame.student_accuracy["oracle"]) == (0.0, 1.0)
 
 
-def test_ground_truth_of_val_is_not_even_read_and_evaluations_are_read_once(chosen, monkeypatch):
+def test_ground_truth_of_val_is_not_even_read_and_evaluations_are_read_once(chosen, counted_reads):
     made = chosen().fill()
     (data,) = made.digests("data movie")
     before = load("one", made.root).frame
     (made.store.path("materialize", data) / "val.parquet").unlink()
-    read: Counter[tuple[str, str]] = Counter()
-    real = Store.read_table
-
-    def counting(self, kind, digest, name, columns=None):
-        read[digest, name] += 1
-        return real(self, kind, digest, name, columns)
-
-    monkeypatch.setattr(Store, "read_table", counting)
+    read = counted_reads()
     assert load("one", made.root).frame.equals(before)
     assert set(read.values()) == {1}
     assert sum(name == "evaluations.parquet" for _, name in read) == 6

@@ -259,3 +259,14 @@ def slow():
 def tiny():
     """How folders are made, for tests that need a special one."""
     return types.SimpleNamespace(save_model=save_model, save_tokenizer=save_tokenizer)
+
+
+@pytest.fixture
+def chunks(base_of, texts):
+    """arch -> two chunks, as a classifier takes them, that hold the texts."""
+
+    def make(arch):
+        tokens = models.tokenise(base_of(arch), texts)
+        return [tokens.padded(np.arange(8)), tokens.padded(np.arange(8, len(texts)))]
+
+    return make

@@ -52,15 +52,6 @@ def assert_same(found, expected):
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.fixture
-def chunks(base_of, texts):
-    def make(arch):
-        tokens = models.tokenise(base_of(arch), texts)
-        return [tokens.padded(np.arange(8)), tokens.padded(np.arange(8, len(texts)))]
-
-    return make
-
-
 # -- gradient checkpointing --------------------------------------------------------------------------------------
 
 

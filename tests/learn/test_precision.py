@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
@@ -44,15 +43,6 @@ def build(base_of):
     def make(arch, tune, precision="no"):
         engine = Engine(device="cpu", mixed_precision=precision)
         return stir(models.build(base_of(arch), 2, recipe_of(tune), 0, engine))
-
-    return make
-
-
-@pytest.fixture
-def chunks(base_of, texts):
-    def make(arch):
-        tokens = models.tokenise(base_of(arch), texts)
-        return [tokens.padded(np.arange(8)), tokens.padded(np.arange(8, len(texts)))]
 
     return make
 

@@ -150,16 +150,13 @@ class Checkpoints:
                 f"and this run has {ours}: set engine.processes (or devices_per_step) and engine.zero_stage back "
                 "to go on from it, or give --restart-step to train this step from its beginning"
             )
-        numbers = f"numbers-{ranks.rank()}.json"
-        own = ranks.rank() if (place / numbers).exists() else 0  # more processes than had written it
-        tensors = safetensors.torch.load_file(place / f"rank-{own}.safetensors")
-        counts = json.loads((place / f"numbers-{own}.json").read_text(encoding="utf-8"))
-        if own != ranks.rank() or record["layout"] == "whole":
-            tensors = {**safetensors.torch.load_file(place / "rank-0.safetensors"), **_random_part(tensors)}
-            counts = json.loads((place / "numbers-0.json").read_text(encoding="utf-8"))
-        _restore(model, optimizer, self.layout, tensors, counts)
-        if own == ranks.rank():
-            _set_random_state(tensors)
+        holder = 0 if record["layout"] == "whole" else ranks.rank()
+        tensors = safetensors.torch.load_file(place / f"rank-{holder}.safetensors")
+        numbers = json.loads((place / f"numbers-{holder}.json").read_text(encoding="utf-8"))
+        _restore(model, optimizer, self.layout, tensors, numbers)
+        own = place / f"rank-{ranks.rank()}.safetensors"
+        if own.exists():  # not where more processes go on than had written it
+            _set_random_state(tensors if holder == ranks.rank() else safetensors.torch.load_file(own))
         if accelerator.scaler is not None and record["scaler"] is not None:
             accelerator.scaler.load_state_dict(record["scaler"])
         if ranks.is_main():
@@ -314,10 +311,6 @@ def _random_state() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         state["random/cuda"] = torch.cuda.get_rng_state()
     return state
-
-
-def _random_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in tensors.items() if key.startswith("random/")}
 
 
 def _set_random_state(tensors: dict[str, Tensor]) -> None:

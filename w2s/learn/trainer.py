@@ -119,17 +119,18 @@ class _Training:
                 speed = row["examples"] / max(row["seconds"], 1e-9)
                 self.around.log({"loss": row["loss"], "lr": row["lr"], "examples_per_s": speed}, progress.step)
                 self._evaluate(progress.step == total_steps)
-                if self.around.checkpoints is not None and (stop or due):
-                    self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
-                if stop:
-                    raise Stopped
+                self._keep(stop, due)
             # Somebody may have asked since the last step was under way, and may while the predictions are made.
             _, stop, due = self._agreed(0.0, ended=True)
-            if self.around.checkpoints is not None and (stop or due):
-                self.around.checkpoints.save(progress, self.model, self.optimizer, self.accelerator)
-            if stop:
-                raise Stopped
+            self._keep(stop, due)
         return Trained(self.model, progress.history, progress.evaluations)
+
+    def _keep(self, stop: bool, due: bool) -> None:
+        """Save what is done where somebody wants it, and leave where somebody wants that."""
+        if self.around.checkpoints is not None and (stop or due):
+            self.around.checkpoints.save(self.progress, self.model, self.optimizer, self.accelerator)
+        if stop:
+            raise Stopped
 
     def _evaluate(self, last: bool) -> None:
         every, step = self.recipe.eval_every, self.progress.step
