@@ -149,6 +149,25 @@ def test_recorded_digests_stay_the_same():
     ]
 
 
+@pytest.mark.parametrize("model", all_specs(), ids=lambda model: model.__name__)
+def test_the_digest_is_that_of_the_canonical_json_also_when_parts_were_asked_before(model):
+    for spec in [example(model), *(changed for _, changed in changes(example(model)))]:
+        assert spec.digest() == sha256_of(spec.identity())
+        assert spec.digest() == spec.model_copy().digest()
+
+
+def test_a_changed_copy_does_not_inherit_what_was_worked_out_for_the_original():
+    step = TrainSpec(data=D1, split="transfer", model=MODEL)
+    inside = Recipe(lr=1e-3)
+    before = [step.digest(), inside.digest(), step.model_copy(update={"recipe": inside}).digest()]
+    other = inside.model_copy(update={"lr": 2e-3})
+    after = [step.model_copy(update={"seed": 1}).digest(), other.digest()]
+    after.append(step.model_copy(update={"recipe": other}).digest())
+    assert not set(before) & set(after)
+    assert other == Recipe(lr=2e-3)  # nor do two equal specs differ by what was worked out for one of them
+    assert step == TrainSpec(data=D1, split="transfer", model=MODEL)
+
+
 class Before(Spec):
     lr: float = identity(0.1)
     workers: int = runtime(1)

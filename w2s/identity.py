@@ -6,6 +6,7 @@ Identity is everything that may change a number a user reports; runtime is every
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -34,6 +35,7 @@ BOUNDS = {
     "less_than": ("lt", "less than {:g}"),
     "less_than_equal": ("le", "{:g} or less"),
 }
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 LISTED = 16  # longer lists of known names help nobody
 
 
@@ -61,6 +63,9 @@ class Spec(BaseModel):
     """Base of every spec: frozen, strict types, unknown fields refused, every field classified."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Worked out once: a sweep of 100,000 steps has one task and few models in all of them. In slots, since what lies in
+    # the instance's __dict__ would go along with `model_copy(update=...)`, where it is no longer true.
+    __slots__ = ("_digest", "_text")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -82,7 +87,50 @@ class Spec(BaseModel):
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of `identity()`, 64 hexadecimal digits."""
-        return sha256_of(self.identity())
+        known: str | None = getattr(self, "_digest", None)
+        if known is None:
+            known = hashlib.sha256(self._joined().encode()).hexdigest()
+            object.__setattr__(self, "_digest", known)
+        return known
+
+    def _canonical(self) -> str:
+        """`canonical_json(self.identity())`, kept, as what is inside of many other specs."""
+        known: str | None = getattr(self, "_text", None)
+        if known is None:
+            known = self._joined()
+            object.__setattr__(self, "_text", known)
+        return known
+
+    def _joined(self) -> str:
+        """`canonical_json(self.identity())`, from the kept texts of the specs inside."""
+        parts = []
+        for name, key, default in _identity_fields(type(self)):
+            value = getattr(self, name)
+            if default is None or not _equal(value, default[0]):
+                parts.append(key + _text_of(value))
+        return "{" + ",".join(parts) + "}"
+
+
+@functools.cache
+def _identity_fields(model: type[Spec]) -> list[tuple[str, str, tuple[Any] | None]]:
+    """(name, its key in canonical JSON, default at which it is left out) of the identity fields, sorted by name."""
+    found: list[tuple[str, str, tuple[Any] | None]] = []
+    for name, field in sorted(model.model_fields.items()):
+        extra = typing.cast(dict[str, Any], field.json_schema_extra)
+        if extra["role"] == "identity":
+            found.append((name, canonical_json(name) + ":", (field.get_default(),) if extra["later"] else None))
+    return found
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """True where two values have the same identity."""
+    if isinstance(value, Spec) and isinstance(other, Spec):
+        return value._canonical() == other._canonical()
+    return bool(_plain(value) == _plain(other))
+
+
+def _text_of(value: Any) -> str:
+    return value._canonical() if isinstance(value, Spec) else canonical_json(_plain(value))
 
 
 def _plain(value: Any) -> Any:
@@ -97,7 +145,7 @@ def _plain(value: Any) -> Any:
 
 def canonical_json(data: Any) -> str:
     """One text for equal data: sorted keys, no spaces, shortest round-trip floats, NaN refused."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(data)
 
 
 def sha256_of(data: Any) -> str:

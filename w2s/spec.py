@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Annotated, Any, Literal
 
@@ -242,8 +243,15 @@ class TrainSpec(Spec):
         whole = self.engine.zero_stage != 3  # weights in parts cannot be run by one process
         if not (self.engine.cache_frozen and exact and whole) or depth is None:
             return {}
-        trunk = self.model.model_copy(update={"layers": depth, "pooling": "auto"})
-        return {s: FeaturesSpec(data=self.data, split=s, model=trunk, engine=self.engine) for s in self.used_splits}
+        return {spec.split: spec for spec in _features(self.data, self.used_splits, self.model, depth, self.engine)}
+
+
+@functools.lru_cache(maxsize=1024)  # the same objects for all seeds and methods, so that each digest is computed once
+def _features(
+    data: str, splits: tuple[Split, ...], model: ModelSpec, depth: int, engine: Engine
+) -> tuple[FeaturesSpec, ...]:
+    trunk = model.model_copy(update={"layers": depth, "pooling": "auto"})
+    return tuple(FeaturesSpec(data=data, split=split, model=trunk, engine=engine) for split in splits)
 
 
 AnyStep = MaterializeSpec | FeaturesSpec | TrainSpec
