@@ -6,6 +6,7 @@ A model is named by a row of models.yaml, a hub id, a local folder (config.json 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import math
 import re
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from w2s.errors import SpecError, StepError
-from w2s.identity import Spec, identity, nearest, runtime, validated
+from w2s.identity import Spec, identity, nearest, runtime, sha256_of, validated
 from w2s.progress import Report
+from w2s.sources.cache import cache_dir
 from w2s.sources.fetch import fetch, find_file, is_fetched, resolve
 from w2s.sources.spec import FileSource, Source
 from w2s.yamlfile import read_yaml
@@ -58,6 +60,17 @@ def weights(model: ModelSpec, *, offline: bool = False, report: Report | None = 
             why = f"it holds no {name}; give a folder or repository that has one"
             raise StepError(f"model {model.name}: cannot be loaded from {got.path}: {why}")
     return Weights(got.path, model.gguf, got.commit)
+
+
+def converted(model: ModelSpec, gguf: str) -> Path:
+    """The folder in the cache that holds the weights of a GGUF file as safetensors, once they have been converted."""
+    version = importlib.metadata.version("transformers")
+    return cache_dir() / "converted" / sha256_of([model.source.identity(), gguf, version])[:32]
+
+
+def is_converted(folder: Path) -> bool:
+    """True where a folder named by `converted` is there; it appears whole, by a rename."""
+    return (folder / "config.json").exists()
 
 
 def is_here(model: ModelSpec) -> bool:

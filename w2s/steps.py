@@ -19,6 +19,7 @@ from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import SpecError, StepError
 from w2s.identity import validated
+from w2s.models import ModelSpec
 from w2s.plan import lacks_weights
 from w2s.progress import Report, silent
 from w2s.spec import EVALUATED, PREDICTED, AnyStep, Engine, FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth
@@ -318,6 +319,13 @@ def _labels(spec: TrainSpec, store: Store, split: Split, ids: list[str], n_class
     p_NC = labels.probabilities(np.array(table["logits"].to_pylist(), dtype=np.float32))
     joined_NC = labels.join(ids, table["example_id"].to_pylist(), p_NC, f"train {supervisor[:12]}")
     return (labels.harden(joined_NC) if spec.labels.hard else joined_NC), f"supervisor {supervisor}"
+
+
+def prepare(model: ModelSpec) -> None:
+    """Have a model's files on this machine as steps load them: fetched, and converted where they are GGUF."""
+    from w2s.learn import models
+
+    models.files_of(model)
 
 
 def _base(spec: TrainSpec | FeaturesSpec) -> Base:

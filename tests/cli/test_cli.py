@@ -15,6 +15,7 @@ import pytest
 import w2s
 from w2s.cli import main as cli
 from w2s.cli.commands import COMMANDS
+from w2s.models import Weights
 from w2s.spec import Engine, Recipe
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "scipy", "matplotlib", "rich", "peft")
@@ -341,10 +342,15 @@ def test_tasks_and_models_are_tables(ask, lab):
         assert any(line.startswith(row) for line in out.splitlines())
 
 
-def test_prefetch_is_1_where_a_source_cannot_be_had(ask, lab, monkeypatch):
+def test_prefetch_is_1_where_a_source_cannot_be_had(ask, lab, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("w2s.tasks.records.fetch_task", lambda task: asked.append(task.name))
-    monkeypatch.setattr("w2s.models.weights", lambda model: asked.append(model.name))
+
+    def weights(model):
+        asked.append(model.name)
+        return Weights(tmp_path, None, None)
+
+    monkeypatch.setattr("w2s.models.weights", weights)
     code, out, err = ask("prefetch", lab.yaml)
     assert (code, err, len(asked)) == (0, "", 2)
     assert str(lab.results.parent / "cache") in out

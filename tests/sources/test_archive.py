@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from filelock import FileLock
 
+from w2s.claim import Claim
 from w2s.errors import MachineError, SpecError
 from w2s.sources import ArchiveSource, cache_dir, fetch, is_fetched
 from w2s.sources.archive import extract
@@ -294,7 +294,7 @@ def test_a_waiting_process_says_so(index):
 
     name = f"package-toy==1.0-{source.sha256[:16]}"
     (cache_dir() / "locks").mkdir(parents=True)
-    held = FileLock(cache_dir() / "locks" / f"{name}.lock")
-    held.acquire()
+    held = Claim(cache_dir() / "locks" / f"{name}.json")
+    assert held.take()
     assert fetch(source, report=report).path.read_bytes() == b"alpha"
     assert seen[0] == "wait for another process that fetches toy==1.0"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from w2s import models as registry
 from w2s.cli.terminal import count, table
-from w2s.errors import MachineError, SpecError
+from w2s.errors import W2SError
+from w2s.models import ModelSpec
+from w2s.plan import build
 from w2s.sources.cache import cache_dir
 from w2s.sources.fetch import is_fetched
 from w2s.sources.spec import ArchiveSource, HubSource, Source
-from w2s.sweep import Sweep
+from w2s.spec import AnyStep, MaterializeSpec
+from w2s.sweep import Sweep, expand
 from w2s.tasks.registry import builtin
 from w2s.tasks.task import TaskSpec
 
@@ -65,23 +69,62 @@ def _origin(source: Source) -> str:
     return f"file {source.file}"
 
 
+class _Need(NamedTuple):
+    """Data or weights that steps read: where from, whether they are on this machine, and how to get them."""
+
+    title: str
+    is_here: Callable[[], bool]
+    get: Callable[[], object]
+
+
+def _needs(specs: Iterable[AnyStep]) -> list[_Need]:
+    """What steps read beside artifacts, each source once, however many steps share it."""
+    tasks: dict[Source, TaskSpec] = {}
+    models: dict[tuple[Source, str | None], ModelSpec] = {}
+    for spec in specs:  # specs compare cheaper than their digests, and there may be a hundred thousand
+        if isinstance(spec, MaterializeSpec):
+            tasks.setdefault(spec.task.source, spec.task)
+        else:
+            models.setdefault((spec.model.source, spec.model.gguf), spec.model)
+    data = [
+        _Need(
+            f"{task.name}: {_origin(task.source)}",
+            functools.partial(is_fetched, task.source, kind="dataset"),
+            functools.partial(_data, task),
+        )
+        for task in tasks.values()
+    ]
+    weights = [
+        _Need(
+            f"{model.name}: {_origin(model.source)}",
+            functools.partial(registry.is_here, model),
+            functools.partial(_weights, model),
+        )
+        for model in models.values()
+    ]
+    return [*data, *weights]
+
+
+def unfetched(specs: Iterable[AnyStep]) -> list[str]:
+    """What these steps need and is not on this machine, a line each; `prefetch` of their sweep gets it.
+
+    Touches no network, and looks for each source once. A source that is there but still packed counts as there.
+    """
+    return [need.title for need in _needs(specs) if not need.is_here()]
+
+
 def prefetch(sweep: Sweep, say: Callable[[str], None]) -> list[str]:
-    """Fetch what a sweep needs, each source once; what failed, a line each. `say` gets a line per source."""
-    wanted: list[tuple[str, bool, Callable[[], object]]] = []
-    for task in {task.source.digest(): task for task in sweep.tasks.values()}.values():
-        here = is_fetched(task.source, kind="dataset")
-        wanted.append((f"{task.name}: {_origin(task.source)}", here, functools.partial(_data, task)))
-    for model in {f"{m.source.digest()} {m.gguf}": m for m in sweep.models.values()}.values():
-        title = f"{model.name}: {_origin(model.source)}"
-        wanted.append((title, registry.is_here(model), functools.partial(registry.weights, model)))
+    """Fetch what a sweep's steps need, each source once, down to unpacking and converting it.
+
+    Steps then only read the cache. Returns what failed, a line each; `say` gets a line per source.
+    """
     failed: list[str] = []
-    for title, here, get in wanted:
-        say(f"{'there' if here else 'fetching':<9} {title}")
-        if not here:
-            try:
-                get()
-            except (MachineError, SpecError) as error:  # the others may still be had
-                failed.append(f"{title}: {error}")
+    for need in _needs(node.spec for node in build(sweep, expand(sweep)).nodes.values()):
+        say(f"{'there' if need.is_here() else 'fetching':<9} {need.title}")
+        try:
+            need.get()  # of what is there too: it may have to be unpacked
+        except W2SError as error:  # the others may still be had
+            failed.append(f"{need.title}: {error}")
     say(f"cache     {cache_dir()}")
     return failed
 
@@ -90,3 +133,11 @@ def _data(task: TaskSpec) -> None:
     from w2s.tasks.records import fetch_task  # reads tables: not needed to list them
 
     fetch_task(task)
+
+
+def _weights(model: ModelSpec) -> None:
+    found = registry.weights(model)
+    if found.gguf is not None and not registry.is_converted(registry.converted(model, found.gguf)):
+        from w2s.steps import prepare  # loads torch
+
+        prepare(model)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import safetensors
 import torch
 import transformers
@@ -23,15 +22,14 @@ from torch import nn
 
 from w2s.disk import disk_errors, no_room
 from w2s.errors import MachineError, StepError
-from w2s.identity import sha256_of
 from w2s.learn import accelerator, adapt, partition
 from w2s.learn.adapt import layers_of
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
 from w2s.memory import is_out_of_memory
-from w2s.models import ModelSpec, weights
+from w2s.models import ModelSpec, converted, is_converted, weights
 from w2s.randomness import stream_seed
-from w2s.sources import cache_dir
+from w2s.sources.cache import once
 from w2s.spec import Engine, Recipe
 
 ENGINE = Engine()  # one process, float32; the argument's default
@@ -55,8 +53,7 @@ class Base:
 def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
     """Load the model of a row. Raises StepError naming the model where it cannot be loaded."""
     with _quiet():
-        found = weights(spec)
-        folder = found.folder if found.gguf is None else _converted(spec, found.folder / found.gguf)
+        folder, commit = files_of(spec)
         with _named_errors(spec, folder):
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
@@ -66,7 +63,13 @@ def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or spec.max_length
     # The label may hang on the last words (an answer after a long passage), so the beginning is cut.
     tokenizer.truncation_side = "left"
-    return Base(spec, module, tokenizer, pooling, min(spec.max_length, limit), folder, found.commit)
+    return Base(spec, module, tokenizer, pooling, min(spec.max_length, limit), folder, commit)
+
+
+def files_of(spec: ModelSpec) -> tuple[Path, str | None]:
+    """The folder that `from_pretrained` takes, and the hub's commit: fetched if need be, and converted from GGUF."""
+    found = weights(spec)
+    return (found.folder if found.gguf is None else _converted(spec, found.folder / found.gguf)), found.commit
 
 
 def _load(spec: ModelSpec, folder: Path, engine: Engine) -> Any:
@@ -250,13 +253,17 @@ def _converted(spec: ModelSpec, gguf: Path) -> Path:
     """The folder of GGUF weights as safetensors: converted once and kept in the cache."""
     if gguf.suffix.lower() != ".gguf":
         raise StepError(f"model {spec.name}: {gguf} is neither a folder nor a GGUF file")
-    name = sha256_of([spec.source.identity(), gguf.name, transformers.__version__])[:32]
-    place = cache_dir() / "converted" / name
-    with filelock.FileLock(str(place) + ".lock"):
-        if not (place / "config.json").exists():
-            with disk_errors(place):
+    place = converted(spec, gguf.name)
+
+    def make() -> Path:
+        with disk_errors(place):
+            for left in place.parent.glob(f"{place.name}-*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with _quiet():
                 _convert(gguf, place)
-    return place
+        return place
+
+    return once(f"converted-{place.name}", lambda: place if is_converted(place) else None, make)
 
 
 def _convert(gguf: Path, place: Path) -> None:

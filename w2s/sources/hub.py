@@ -1,13 +1,15 @@
 """A hub id and revision in, a folder of its files and the commit out; refuses pickled weights and scripts.
 
 What was fetched stays the answer until the cache forgets it: a moved `main` changes no run half-way through a sweep.
+It is found by a note in our cache, without a request, a lock or a change on disk; while files are fetched, the hub's
+client takes locks of its own in HF_HOME.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,6 @@ def fetch_hub(
     if found := here(source, kind, files):
         return found
     where = f"{source.hub}@{source.revision}"
-    offline = offline or _hub_is_off()
     if report is not None and not offline:
         report(f"fetch {kind} {source.hub}", 0, 0)
     folder = _download(source, kind, files, where, offline, report)
@@ -58,11 +59,25 @@ def fetch_hub(
             f"hub data set {where} has no data files (parquet, json, csv), only a loading script, and scripts are "
             "never run; try `revision: refs/convert/parquet`"
         )
+    if lacking := _lacking(folder):
+        raise MachineError(
+            f"hub model {where}: {lacking} is not in {folder}; "
+            "run `w2s prefetch SWEEP` on a machine with network and the same HF_HOME and W2S_CACHE"
+        )
     note = _note(source, kind, files)
-    with cache_errors(note):
+    # What was there without our note stays usable where the note cannot be written.
+    with contextlib.suppress(OSError) if offline else cache_errors(note):
         note.parent.mkdir(parents=True, exist_ok=True)
         write_json(note, {"path": str(folder), "commit": folder.name, "files": names, "source": source.hub})
     return folder, folder.name
+
+
+def _lacking(folder: Path) -> str | None:
+    """A file of weights that the folder's index names and that is not there, as after a download cut short."""
+    index = read_json(folder / "model.safetensors.index.json") or {}
+    return next(
+        (name for name in sorted(set(index.get("weight_map", {}).values())) if not (folder / name).exists()), None
+    )
 
 
 def _download(
@@ -77,7 +92,7 @@ def _download(
     site = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{source.hub}"
     try:
         if kind == "dataset":
-            wanted["allow_patterns"] = list(DATA_FILES) if offline else _data_patterns(source, hub)
+            wanted["allow_patterns"] = _data_patterns(source, hub, offline)
         elif files:  # the GGUF holds the weights: no need for the others
             wanted["allow_patterns"] = [*files, *(p for p in MODEL_FILES if p != "*.safetensors")]
         else:
@@ -97,7 +112,7 @@ def _download(
     except Exception as error:
         if not _is_network(error):
             raise
-        state = "is switched off (HF_HUB_OFFLINE, or --offline)" if offline else "cannot be reached"
+        state = "is switched off (HF_HUB_OFFLINE)" if offline else "cannot be reached"
         raise MachineError(
             f"hub {kind} {where} is not in the cache, and the hub {state}; "
             "run `w2s prefetch SWEEP` on a machine with network and the same HF_HOME and W2S_CACHE"
@@ -134,7 +149,7 @@ def _is_network(error: BaseException) -> bool:
     return bool(names & {"OfflineModeIsEnabled", "TransportError", "RequestException", "HTTPError", "RequestError"})
 
 
-def _data_patterns(source: HubSource, hub: Any) -> list[str]:
+def _data_patterns(source: HubSource, hub: Any, offline: bool) -> list[str]:
     if source.revision.startswith(CONVERTED):
         return [f"{source.config}/*.parquet"] if source.config else ["*.parquet"]
     if source.config is None:
@@ -142,8 +157,10 @@ def _data_patterns(source: HubSource, hub: Any) -> list[str]:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        card = hub.hf_hub_download(source.hub, "README.md", repo_type="dataset", revision=source.revision)
-    except EntryNotFoundError:
+        card = hub.hf_hub_download(
+            source.hub, "README.md", repo_type="dataset", revision=source.revision, local_files_only=offline
+        )
+    except EntryNotFoundError:  # or, offline, none in the hub's own cache
         return list(DATA_FILES)
     return config_patterns(Path(card).read_text(encoding="utf-8"), source.config) or list(DATA_FILES)
 
@@ -167,10 +184,6 @@ def config_patterns(card: str, config: str) -> list[str]:
             flat = [p for path in paths for p in (path if isinstance(path, list) else [path]) if isinstance(p, str)]
             return [*flat, "README.md"] if flat else []
     return []
-
-
-def _hub_is_off() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _note(source: HubSource, kind: HubKind, files: tuple[str, ...]) -> Path:

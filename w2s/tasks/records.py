@@ -5,8 +5,13 @@ Row numbers are those an editor shows for JSON lines and CSV, and count from 1 e
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +235,7 @@ def _loaded(folder: Path, source: HubSource, split: str, sample: int | None) -> 
 
     try:
         datasets.disable_progress_bars()  # the terminal belongs to our own display
-        data = datasets.load_dataset(str(folder), name=source.config, split=split)
+        data = datasets.load_dataset(str(folder), name=source.config, split=split, cache_dir=_arrow_cache())
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         raise SpecError(
             f"hub data set {source.hub}: cannot read the split {split!r}: {error}; check source.config and splits"
@@ -244,6 +249,23 @@ def _loaded(folder: Path, source: HubSource, split: str, sample: int | None) -> 
         for start, batch in ((i * BATCH, b) for i, b in enumerate(data.iter(batch_size=BATCH)))
         for offset, values in enumerate(zip(*batch.values(), strict=True))
     )
+
+
+@functools.cache
+def _arrow_cache() -> str | None:
+    """Where `datasets` keeps its own form of what it reads: None for its usual folder, where that can be written.
+
+    Else, as where compute nodes see a read-only HF_HOME, a folder that lasts as long as this process.
+    """
+    import datasets
+
+    usual = Path(datasets.config.HF_DATASETS_CACHE)
+    nearest = next((place for place in (usual, *usual.parents) if place.exists()), usual)
+    if os.access(nearest, os.W_OK):
+        return None
+    folder = tempfile.mkdtemp(prefix="w2s-datasets-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _table_rows(table: Any, sample: int | None) -> Rows:
