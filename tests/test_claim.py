@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from w2s import claim as claims
-from w2s.claim import LEASE_S, Claim
+from w2s.claim import LEASE_S, Claim, DiskClock
 
 
 @pytest.fixture
@@ -96,6 +96,30 @@ def test_the_age_is_told_by_the_clock_of_the_disk(path, monkeypatch):
     left_behind(path, host="another-machine")
     monkeypatch.setattr(time, "time", lambda: 4e9)  # this machine's clock is far ahead
     assert Claim(path).holder_lives()
+
+
+def test_a_clock_of_the_disk_is_read_once_and_goes_on(tmp_path, monkeypatch):
+    readings, monotonic = [1000.0, 9000.0], [50.0]
+    monkeypatch.setattr(claims, "_disk_now", lambda folder: readings.pop(0))
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic[0])
+    clock = DiskClock(tmp_path)
+    assert readings == [1000.0, 9000.0]  # not before it is asked
+    assert clock.now() == 1000.0
+    monotonic[0] += LEASE_S
+    monkeypatch.setattr(time, "time", lambda: 4e9)  # set right meanwhile, say
+    assert clock.now() == 1000.0 + LEASE_S
+    assert readings == [9000.0]
+
+
+def test_a_lease_that_runs_out_while_a_clock_is_shared_is_seen(path, monkeypatch):
+    left_behind(path, host="another-machine", age_s=LEASE_S - 30)
+    clock = DiskClock(path.parent)
+    assert Claim(path).holder_lives(clock)
+    later = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert not Claim(path).holder_lives(clock)
+    os.utime(path)  # renewed
+    assert Claim(path).holder_lives(clock)
 
 
 def test_the_holder_renews_its_own_claim_and_no_other(path, monkeypatch):

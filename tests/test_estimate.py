@@ -116,6 +116,17 @@ def test_data_steps_take_as_long_as_data_steps_took(planned, store):
     assert by_role(plan, costs(plan, store))["data"].seconds == 7.0
 
 
+def test_a_store_full_of_one_kind_does_not_hide_what_another_took(planned, store, monkeypatch):
+    monkeypatch.setattr("w2s.estimate.SEEN_MANIFESTS", 2)
+    for seed in (1, 2, 3):
+        finish(store, next(iter(planned([f"split_seed={seed}"]).nodes.values())), wall_s=7.0)
+    plan = planned(["seeds=[0,1]"])
+    finish(store, next(n for n in plan.nodes.values() if n.title.startswith("weak")), wall_s=2.0, flops=1e6)
+    found = by_role(plan, costs(plan, store))
+    assert found["data"].seconds == 7.0
+    assert rate(found["student"]) == pytest.approx(2e-6)
+
+
 def test_nothing_left_costs_nothing(planned, store):
     plan = planned()
     for node in plan.nodes.values():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from w2s.errors import SpecError
-from w2s.plan import build, is_done, states, write
+from w2s.plan import build, finished, is_done, states, states_of, write
 from w2s.spec import FeaturesSpec, MaterializeSpec
 from w2s.store import Store
 from w2s.sweep import expand, sweep_of
@@ -142,6 +142,47 @@ def test_states_are_read_from_the_store(planned, store):
     assert {state for title, state in found.items() if title not in blocked} == {"waiting"}
 
 
+def test_steps_in_a_queue_are_queued_whatever_became_of_earlier_tries(planned, store):
+    """Unless they are done, or somebody is at work on them; what needs them waits."""
+    plan = planned(seeds=[0])
+    data, weak = node_of(plan, "data movie"), node_of(plan, "weak a on movie, seed 0")
+    ceiling, other = node_of(plan, "ceiling b on movie, seed 0"), node_of(plan, "ceiling c on movie, seed 0")
+    finish(store, data)
+    for node in (weak, other):
+        store.fail(node.digest, "an earlier try")
+    claim = store.claim(ceiling.digest)
+    found = states(plan, store, queued=[data.digest, weak.digest, ceiling.digest])
+    alone = states(plan, store)
+    claim.release()
+    assert (found[data.digest], found[weak.digest], found[ceiling.digest]) == ("done", "queued", "running")
+    assert found[other.digest] == alone[other.digest] == alone[weak.digest] == "failed"
+    students = {n.title: (found[n.digest], alone[n.digest]) for n in plan.nodes.values() if " of a on" in n.title}
+    assert set(students.values()) == {("waiting", "blocked")}  # without the queue: their supervisor failed
+
+
+def test_states_are_told_from_a_listing_and_work_from_manifests(planned, store):
+    """Somebody took a manifest away: `w2s status` need not know, who is to do the step does, and so does verify."""
+    plan = planned(seeds=[0])
+    data = node_of(plan, "data movie")
+    finish(store, data, "test.parquet")
+    assert finished(plan, store) == {data.digest}
+    (store.path(data.kind, data.digest) / "manifest.json").unlink()
+    assert states(plan, store)[data.digest] == "done"
+    assert finished(plan, store) == {data.digest}
+    assert not is_done(data, store)
+    assert store.damage(data.kind, data.digest)
+
+
+def test_states_of_recorded_steps_share_one_overview(planned, store):
+    plan = planned(seeds=[0])
+    finish(store, node_of(plan, "data movie"))
+    overview = store.overview()
+    finish(store, node_of(plan, "weak a on movie, seed 0"))  # too late for that overview
+    steps = [(n.digest, n.parents, n.digest in overview.finished) for n in plan.nodes.values()]
+    assert list(states_of(steps, store, overview=overview).values()).count("done") == 1
+    assert list(states(plan, store).values()).count("done") == 2
+
+
 def test_what_is_there_is_done_whatever_became_of_later_tries_or_parents(planned, store):
     plan = planned(seeds=[0])
     weak = node_of(plan, "weak a on movie, seed 0")
@@ -164,6 +205,8 @@ def test_keep_weights_makes_train_steps_without_weights_to_do_again_and_no_other
     finish(store, weak, "metrics.json", "model/trained.safetensors")
     assert is_done(weak, store)
     assert is_done(node_of(plain, weak.title), store)
+    for plan in (plain, keeping):
+        assert finished(plan, store) == {digest for digest, node in plan.nodes.items() if is_done(node, store)}
 
 
 # -- plan.json --------------------------------------------------------------------------------------------------------
@@ -188,6 +231,17 @@ def test_plan_json_has_all_that_the_tables_need(planned, tmp_path):
     roles = {"data": "data movie", "weak": "weak a on movie, seed 7", "ceiling": "ceiling b on movie, seed 7",
              "student": "student b of a on movie, logconf, seed 7"}  # fmt: skip
     assert digests == {role: node_of(plan, title).digest for role, title in roles.items()}
+
+
+def test_plan_json_has_a_line_for_each_step_and_cell(planned, tmp_path):
+    plan = planned(question='"Why"?\nü')
+    text = write(plan, tmp_path / "s").read_text(encoding="utf-8")
+    record = json.loads(text)
+    assert record["question"] == '"Why"?\nü'
+    lines = [line.strip().removesuffix(",") for line in text.splitlines()]
+    for item in record["steps"] + record["cells"]:
+        assert json.dumps(item, ensure_ascii=False) in lines
+    assert text.endswith("}\n")
 
 
 EVALUATED = {"selections": ["final", "weak_val", "oracle"], "recipe": {"eval_every": 10}}

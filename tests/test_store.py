@@ -293,6 +293,77 @@ def test_a_store_that_is_not_there_is_empty(tmp_path):
     assert not store.root.exists()  # asking writes nothing
 
 
+def test_what_lies_about_in_a_store_is_no_artifact(store):
+    put(store)
+    for stray in ("notes.txt", "train/notes.txt", f"train/aa/.{B}-dead", "work/notes.txt"):
+        (store.root / stray).parent.mkdir(parents=True, exist_ok=True)
+        (store.root / stray).write_text("")
+    assert list(store.artifacts()) == [("train", A)]
+    assert store.overview().finished == {A}
+    assert store.overview().begun == set()
+
+
+def test_no_folder_has_an_entry_for_every_step(store):
+    """16 million steps of a kind would be 65,536 in each of the 256 folders; here each of 256 steps has its own."""
+    digests = [f"{number:02x}" + "0" * 62 for number in range(256)]
+    for digest in digests:
+        store.path("train", digest).mkdir(parents=True)
+        store.fail(digest, "reason")
+    overview = store.overview()
+    assert overview.finished == overview.begun == set(digests)
+    for folder in ("train", "work"):
+        assert len(list((store.root / folder).iterdir())) == 256
+        assert {len(list(shard.iterdir())) for shard in (store.root / folder).iterdir()} == {1}
+
+
+# Overview
+
+
+def test_an_overview_of_nothing_is_empty(tmp_path):
+    overview = Store(tmp_path / "none").overview()
+    assert overview.finished == overview.begun == set()
+    assert not overview.is_claimed(A)
+    assert overview.failure(A) is None
+    assert not (tmp_path / "none").exists()  # asking writes nothing
+
+
+def test_an_overview_tells_what_the_store_tells(store):
+    put(store, A)
+    claim = store.claim(B)
+    store.fail("c" * 64, "reason")
+    overview = store.overview()
+    assert overview.finished == {A}
+    assert overview.begun == {B, "c" * 64}
+    for digest in (A, B, "c" * 64, "d" * 64):
+        assert overview.is_claimed(digest) == store.is_claimed(digest) == (digest == B)
+        assert overview.failure(digest) == store.failure(digest)
+    claim.release()
+
+
+def test_an_overview_opens_no_manifest_and_a_damaged_artifact_is_for_others_to_find(store):
+    (put(store, A) / "manifest.json").write_text("{")
+    assert store.overview().finished == {A}
+    assert not store.has("train", A)
+    assert store.damage("train", A) != []
+
+
+def test_many_claims_of_other_hosts_cost_one_look_at_the_clock_of_the_disk(store, monkeypatch):
+    """Nor is anything written beside the claims; asked one by one, each claim has a look of its own."""
+    digests = [f"{number:064x}" for number in range(20)]
+    for digest in digests:
+        store.work(digest).mkdir(parents=True)
+        (store.work(digest) / "claim.json").write_text('{"host": "another-machine"}')
+    os.utime(store.work(digests[0]) / "claim.json", (0, 0))
+    probes: list[Path] = []
+    touch = Path.touch
+    monkeypatch.setattr(Path, "touch", lambda path, *rest: (probes.append(path), touch(path, *rest)))
+    overview = store.overview()
+    assert [overview.is_claimed(digest) for digest in digests] == [False] + [True] * 19
+    assert [path.parent for path in probes] == [store.root / "work"]
+    assert [store.is_claimed(digest) for digest in digests] == [False] + [True] * 19
+    assert len(probes) == 1 + 20
+
+
 # Work
 
 

@@ -1,7 +1,15 @@
 """The right to work on a step, as a file: taken by one process at a time, lost when its holder is dead.
 
-Only create-exclusive and rename are relied on. A holder on this host is judged by its process, one elsewhere by when it
-last renewed the file, read on the clock of the disk.
+Only create-exclusive and rename are relied on, which local disks, NFS from version 3 on and Lustre carry out in one
+place for all hosts. O_EXCL of NFS 3 and 4 sends a verifier, so a request that is sent twice is not taken for two; on
+NFS 2, which has none, link(2) would be needed instead, and claims are not safe there. flock and fcntl are not used: NFS
+and Lustre may keep them local to a host or have none, as they are mounted. A rename whose answer was lost and that is
+sent again raises: the step fails, and the next run finds its artifact.
+
+A holder on this host is judged by its process, one elsewhere by when it last renewed the file. That time and "now" are
+both told by the clock that stamps files: on NFS the server's; on Lustre that of the host which writes, so there the
+clocks of hosts may differ by LEASE_S - RENEW_S at most. A file is opened before it is judged, since opening is when an
+NFS client asks the server what is true.
 """
 
 from __future__ import annotations
@@ -95,18 +103,22 @@ class Claim:
         seen = _look(self.path)
         return seen is not None and self.token.encode() in seen[1]
 
-    def holder_lives(self) -> bool:
-        """True where somebody holds the claim: a running process of this host, or one that renewed it in the lease."""
-        seen = _look(self.path)
-        return seen is not None and self._lives(seen)
+    def holder_lives(self, clock: DiskClock | None = None) -> bool:
+        """True where somebody holds the claim: a running process of this host, or one that renewed it in the lease.
 
-    def _lives(self, seen: tuple[int, bytes]) -> bool:
+        `clock`: of the disk, for who looks at many claims; without one it is read for this look.
+        """
+        seen = _look(self.path)
+        return seen is not None and self._lives(seen, clock)
+
+    def _lives(self, seen: tuple[int, bytes], clock: DiskClock | None = None) -> bool:
         renewed_ns, content = seen
         with contextlib.suppress(ValueError, KeyError, TypeError):
             holder = json.loads(content)
             if holder["host"] == _host():
                 return bool(holder["process"] == process(int(holder["process"]["pid"])))
-        return _disk_now(self.path.parent) - renewed_ns / 1e9 < LEASE_S
+        now = (clock or DiskClock(self.path.parent)).now()
+        return now - renewed_ns / 1e9 < LEASE_S
 
     def release(self) -> None:
         """Give the claim back, unless it was lost to somebody else."""
@@ -114,6 +126,24 @@ class Claim:
             self._stop.set()
         if self._is_ours():
             self.path.unlink(missing_ok=True)
+
+
+class DiskClock:
+    """The clock that stamps the files in a folder, read when first asked and carried on by this process's own.
+
+    Hosts that share a disk may not share a clock. A reading makes, looks at and removes a file, so looks at many claims
+    share one clock. It is not for keeping: the disk's clock may be set right meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ahead_s: float | None = None  # of this process's monotonic clock
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        if self._ahead_s is None:
+            self._ahead_s = _disk_now(self._folder) - time.monotonic()
+        return time.monotonic() + self._ahead_s
 
 
 def _look(path: Path) -> tuple[int, bytes] | None:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,15 @@ def disk_errors(where: Path, below: Path | None = None) -> Iterator[None]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    write_lines(path, [json.dumps(data, indent=1, ensure_ascii=False) + "\n"])
+
+
+def write_lines(path: Path, parts: Iterable[str]) -> None:
+    """Write text, part by part, so that a reader sees the old file or the new one, never half of it."""
     part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         sync(part)
         part.rename(path)
     finally:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from w2s.cost import step_flops
-from w2s.plan import Node, Plan, is_done
+from w2s.plan import Node, Plan, finished
 from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, MaterializeSpec, TrainSpec
 from w2s.store import Store
 
 TOKENS_PER_WORD = 1.35  # of English text under the tokenizers of the registry; used until a manifest says better
 ASSUMED_TOKENS = 64.0  # per example, while the data is not there to be counted
-RECENT_MANIFESTS = 200  # reading every manifest of a large store would make `w2s plan` slow
+SEEN_MANIFESTS = 200  # of each kind: reading every manifest of a large store would make `w2s plan` slow
 
 
 class Cost(NamedTuple):
@@ -49,13 +50,18 @@ def estimate(plan: Plan, store: Store) -> dict[str, Estimate]:
 
 
 def costs(plan: Plan, store: Store) -> dict[str, Cost]:
-    """The cost of every step that is still to do, by digest.
+    """The cost of every step that is still to do, by digest; what is done is told from a listing of the store.
 
     Tokens are counted from the materialized texts where those are there. Seconds come from manifests of this store:
     seconds per FLOP of the same model, else of any model.
     """
-    rates = _rates(store)
-    return {node.digest: _cost(node, plan, store, rates) for node in plan.nodes.values() if not is_done(node, store)}
+    rates, done = _rates(store), finished(plan, store)
+
+    @functools.cache  # one file for all the steps that use the data
+    def words_each(data: str) -> float | None:
+        return _words_each(data, store)
+
+    return {d: _cost(node, plan, words_each, rates) for d, node in plan.nodes.items() if d not in done}
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -63,13 +69,14 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-def _cost(node: Node, plan: Plan, store: Store, rates: Mapping[str, float]) -> Cost:
+def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rates: Mapping[str, float]) -> Cost:
     spec = node.spec
     if isinstance(spec, MaterializeSpec):
         return Cost(0.0, 0.0, rates.get(spec.kind))
     data = plan.nodes[spec.data].spec
     assert isinstance(data, MaterializeSpec)
-    tokens_each = _tokens_each(spec, store)
+    words = words_each(spec.data)
+    tokens_each = min(ASSUMED_TOKENS if words is None else words * TOKENS_PER_WORD, float(spec.model.max_length))
     if isinstance(spec, FeaturesSpec):
         trained, predicted = 0.0, getattr(data.sizes, spec.split) * tokens_each
     else:
@@ -91,18 +98,19 @@ def _evaluations(spec: TrainSpec, examples: int) -> int:
     return 0 if recipe.eval_every is None else math.ceil(steps / recipe.eval_every)
 
 
-def _tokens_each(spec: FeaturesSpec | TrainSpec, store: Store) -> float:
-    """Mean tokens of an example: from its words once the data is there, assumed before."""
+def _words_each(data: str, store: Store) -> float | None:
+    """Mean words of an example; None before the data is there."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        summary = json.loads((store.path("materialize", spec.data) / "summary.json").read_text(encoding="utf-8"))
-        return min(float(summary["pool"]["mean_words"]) * TOKENS_PER_WORD, float(spec.model.max_length))
-    return min(ASSUMED_TOKENS, float(spec.model.max_length))
+        summary = json.loads((store.path("materialize", data) / "summary.json").read_text(encoding="utf-8"))
+        return float(summary["pool"]["mean_words"])
+    return None
 
 
 def _rates(store: Store) -> dict[str, float]:
     """Seconds per FLOP by model name and under 'any model'; seconds per step under 'materialize'."""
     seen: dict[str, list[float]] = {}
-    for kind, digest in itertools.islice(store.artifacts(), RECENT_MANIFESTS):
+    some = (itertools.islice(store.artifacts(kind), SEEN_MANIFESTS) for kind in ("materialize", "features", "train"))
+    for kind, digest in itertools.chain.from_iterable(some):
         manifest = store.manifest(kind, digest)
         if manifest is None:
             continue

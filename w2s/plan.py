@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from w2s.cost import kept_params
-from w2s.disk import disk_errors, write_json
+from w2s.disk import disk_errors, write_lines
 from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
-from w2s.store import Store
+from w2s.store import Overview, Store
 from w2s.sweep import Experiment, Selection, Sweep
 
-State = Literal["done", "failed", "running", "blocked", "waiting"]
+State = Literal["done", "running", "queued", "failed", "blocked", "waiting"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """One step of a plan. `cells` counts the experiments that need it."""
 
@@ -85,24 +86,54 @@ def is_done(node: Node, store: Store) -> bool:
 
 def lacks_weights(spec: AnyStep, manifest: Mapping[str, Any]) -> bool:
     """True where the weights are to be kept and the finished artifact was made without them."""
-    wants = isinstance(spec, TrainSpec) and spec.keep_weights
-    return wants and not any(name.startswith("model/") for name in manifest["files"])
+    return _keeps_weights(spec) and not any(name.startswith("model/") for name in manifest["files"])
 
 
-def states(plan: Plan, store: Store) -> dict[str, State]:
-    """The state of every step, read from the store."""
-    return states_of(((n.digest, n.parents, is_done(n, store)) for n in plan.nodes.values()), store)
+def _keeps_weights(spec: AnyStep) -> bool:
+    return isinstance(spec, TrainSpec) and spec.keep_weights
 
 
-def states_of(steps: Iterable[tuple[str, Sequence[str], bool]], store: Store) -> dict[str, State]:
-    """The state of steps given as (digest, parents, done), parents first."""
+def finished(plan: Plan, store: Store, overview: Overview | None = None) -> set[str]:
+    """The steps that are done as far as a listing of the store tells (see `Overview`), for telling people.
+
+    Fast where `is_done` opens every manifest: only steps that keep weights are looked into, for those.
+    """
+    there = (overview or store.overview()).finished
+    return {
+        digest
+        for digest, node in plan.nodes.items()
+        if digest in there and (not _keeps_weights(node.spec) or is_done(node, store))
+    }
+
+
+def states(plan: Plan, store: Store, queued: Collection[str] = ()) -> dict[str, State]:
+    """The state of every step, as far as a listing of the store tells. `queued`: steps that wait in a scheduler."""
+    overview = store.overview()
+    done = finished(plan, store, overview)
+    return states_of(((n.digest, n.parents, n.digest in done) for n in plan.nodes.values()), store, queued, overview)
+
+
+def states_of(
+    steps: Iterable[tuple[str, Sequence[str], bool]],
+    store: Store,
+    queued: Collection[str] = (),
+    overview: Overview | None = None,
+) -> dict[str, State]:
+    """The state of steps given as (digest, parents, done), parents first.
+
+    `queued`: digests that wait in a scheduler's queue; a failure there is one of an earlier try. `overview`: of the
+    store, where the caller has one already.
+    """
+    overview, queued = overview or store.overview(), frozenset(queued)
     found: dict[str, State] = {}
     for digest, parents, done in steps:
         if done:
             found[digest] = "done"
-        elif store.is_claimed(digest):
+        elif overview.is_claimed(digest):
             found[digest] = "running"
-        elif store.failure(digest) is not None:
+        elif digest in queued:
+            found[digest] = "queued"
+        elif overview.failure(digest) is not None:
             found[digest] = "failed"
         elif any(found.get(parent) in ("failed", "blocked") for parent in parents):
             found[digest] = "blocked"
@@ -116,21 +147,33 @@ def write(plan: Plan, folder: Path) -> Path:
 
     A cell is there once for each selection: the steps are the same, what is taken from them differs.
     """
-    steps = [
+    steps = (
         {"digest": n.digest, "kind": n.kind, "title": n.title, "parents": list(n.parents), "cells": n.cells}
         for n in plan.nodes.values()
-    ]
-    data = {
-        "name": plan.name,
-        "question": plan.question,
-        "sweep": plan.raw,
-        "steps": steps,
-        "cells": [_cell_record(cell, selection) for cell in plan.experiments for selection in plan.selections],
-    }
+    )
+    cells = (_cell_record(cell, selection) for cell in plan.experiments for selection in plan.selections)
+    head = {"name": plan.name, "question": plan.question, "sweep": plan.raw}
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "plan.json", data)
+        write_lines(folder / "plan.json", _json_lines(head, {"steps": steps, "cells": cells}))
     return folder / "plan.json"
+
+
+def _json_lines(head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> Iterator[str]:
+    """A JSON object, line by line: `head` as people like to read it, then each item of the lists on a line of its own.
+
+    Never all of it at once: a sweep of 100,000 steps has a plan.json of 60 MiB.
+    """
+    yield json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    for name, items in lists.items():
+        yield f',\n "{name}": ['
+        between = "\n  "
+        for item in items:
+            yield between + encode(item)
+            between = ",\n  "
+        yield "\n ]"
+    yield "\n}\n"
 
 
 def _cell_record(cell: Experiment, selection: Selection) -> dict[str, Any]:
