@@ -228,3 +228,38 @@ def test_the_note_of_what_was_fetched_is_json(hub, tmp_path):
     fetch(HubSource(hub="org/model"))
     (note,) = (tmp_path / "cache" / "hub").glob("*.json")
     assert json.loads(note.read_text())["commit"] == COMMIT
+
+
+def test_a_download_cut_short_is_not_taken_for_a_model(hub, monkeypatch, tmp_path):
+    shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    hub.files = {**MODEL, "model.safetensors.index.json": json.dumps(shards), "model-1.safetensors": "w"}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MachineError, match=r"org/model@main: model-2.safetensors is not in .*`w2s prefetch SWEEP`"):
+        fetch(HubSource(hub="org/model"))
+    assert not is_fetched(HubSource(hub="org/model"))
+    hub.files["model-2.safetensors"] = "w"
+    fetch(HubSource(hub="org/model"))
+    assert is_fetched(HubSource(hub="org/model"))
+
+
+def test_what_the_hub_s_own_cache_holds_is_used_where_ours_cannot_be_written(hub, monkeypatch, tmp_path):
+    hub.files = MODEL
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("W2S_CACHE", str(tmp_path / "file"))
+    assert fetch(HubSource(hub="org/model"), offline=True).commit == COMMIT
+    with pytest.raises(MachineError, match="set W2S_CACHE"):  # else a moved `main` would change a sweep half-way
+        fetch(HubSource(hub="org/model"))
+
+
+def test_the_switch_holds_for_a_data_set_s_card_too(hub, monkeypatch):
+    hub.files = {"README.md": CARD, "cola/train-0.parquet": "p"}
+    asked = []
+
+    def card(*_, **given):
+        asked.append(given["local_files_only"])
+        raise errors.LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", card)
+    fetch(HubSource(hub="org/set", config="cola"), kind="dataset", offline=True)
+    assert asked == [True]
+    assert hub.asked[0]["local_files_only"]

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from w2s.errors import SpecError
+from w2s.tasks import records
 from w2s.tasks.records import open_records
 from w2s.tasks.registry import task_of
 from w2s.tasks.task import TaskSpec
@@ -88,3 +89,21 @@ def test_plain_files_as_the_card_describes_them(hub, tmp_path, monkeypatch):
     assert [record["sentence"] for _, record in open_records(spec).pool] == ["s0", "s2"]
     with pytest.raises(SpecError, match="org/toy: cannot read the split 'dev'"):
         open_records(task(config="toy").model_copy(update={"splits": spec.splits.model_copy(update={"pool": "dev"})}))
+
+
+def test_a_folder_of_datasets_that_cannot_be_written_is_not_needed(hub, tmp_path, monkeypatch):
+    """As where compute nodes see HF_HOME read-only. The folder taken instead goes with the process."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(records.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(records.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "own"))
+    records._arrow_cache.cache_clear()
+    write(rows(5), hub / "toy" / "train-0.parquet")
+    write(rows(1, 9), hub / "toy" / "test-0.parquet")
+    try:
+        assert len(list(open_records(task(config="toy")).pool)) == 5
+    finally:
+        records._arrow_cache.cache_clear()
+    assert (tmp_path / "own").is_dir()
+    assert not (tmp_path / "datasets").exists()
