@@ -29,7 +29,7 @@ LAYERS = (
     {"randomness", "sources", "pairs"},
     {"models", "tasks"},
     {"spec"},
-    {"misfits", "memory"},
+    {"misfits", "memory", "resources"},
     {"cost", "sweep", "learn"},
     {"plan"},
     {"outputs"},

@@ -42,8 +42,8 @@ class TryAgain(StepError):
 
 
 class Interrupted(W2SError):
-    """The run was stopped from outside; what is finished is kept."""
+    """The run was stopped from outside; what is finished is kept. `signal`: by which one, SIGINT for Ctrl-C."""
 
-    def __init__(self, message: str, exit_code: int = 130) -> None:
+    def __init__(self, message: str, exit_code: int = 130, signal: str = "SIGINT") -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.signal = exit_code, signal

@@ -17,12 +17,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from w2s import misfits, models
+from w2s import misfits, models, resources
 from w2s.errors import SpecError
 from w2s.identity import LISTED, Spec, identity, runtime, unique, validated
 from w2s.misfits import Use
 from w2s.models import ModelSpec
 from w2s.pairs import Pairs, expanded
+from w2s.resources import Resources, Slurm
+from w2s.sources.fetch import find_file
 from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
 from w2s.tasks import registry
 from w2s.tasks.task import TaskSpec
@@ -60,6 +62,7 @@ class SweepFile(Spec):
     selections: tuple[Selection, ...] = identity(("final",), min_length=1)
     recipe: dict[str, Any] = identity({})
     engine: Engine = runtime(Engine())
+    slurm: Slurm = runtime(Slurm())
     keep_weights: bool = runtime(False)
 
 
@@ -73,6 +76,8 @@ class Sweep(NamedTuple):
     recipes: dict[str, Recipe]  # by model: weak supervisors and ceilings
     student_recipes: dict[tuple[str, str], Recipe]  # by (student, method)
     pairs: list[tuple[str, str]]
+    resources: dict[str, Resources]  # by model: what a job asks SLURM for
+    engines: dict[str, Engine]  # by model: the sweep's, but for how many processes a job holds
 
 
 class Digests(NamedTuple):
@@ -173,13 +178,15 @@ def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
         entries = raw.get(key)
         for name, value in entries.items() if isinstance(entries, dict) else ():
             where = f"{key}.{name}"
-            own, recipe = _without_recipe(value) if key == "models" else (value, {})
+            own, recipe, asks = _parts(value) if key == "models" else (value, {}, {})
             if isinstance(value, (str, dict)):
                 try:
                     look_up(own, base, where)
                 except SpecError as error:
                     problems += error.problems
             problems += _wrong_recipe(recipe, f"{where}.recipe")
+            with contextlib.suppress(SpecError):  # a block that is none says so itself
+                _collect(problems, resources.of_model, validated(Slurm, raw.get("slurm", {})), asks, f"{where}.slurm")
     with contextlib.suppress(SpecError):  # an engine that is none says so itself
         problems += misfits.of_engine(validated(Engine, raw.get("engine", {})))
     return problems
@@ -223,16 +230,18 @@ def _set(data: Any, path: list[str], value: Any, where: str) -> Any:
     return {**data, head: _set(data.get(head), rest, value, where)}
 
 
+def _collect(problems: list[str], make: Callable[..., Any], *args: Any) -> Any:
+    """What `make` makes; None where it raises SpecError, whose problems are added."""
+    try:
+        return make(*args)
+    except SpecError as error:
+        problems += error.problems
+        return None
+
+
 def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     problems: list[str] = []
-
-    def collect(make: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return make(*args)
-        except SpecError as error:
-            problems.extend(error.problems)
-            return None
-
+    collect = functools.partial(_collect, problems)
     if not NAME.match(file.name):
         problems.append(f"name: {WRONG_NAME} (got {file.name!r})")
     problems += [f"seeds: {seed} is given twice" for seed in dict.fromkeys(file.seeds) if file.seeds.count(seed) > 1]
@@ -240,14 +249,20 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     specs: dict[str, Any] = {}
     recipes: dict[str, Any] = {}
     student_recipes: dict[tuple[str, str], Any] = {}
+    asked: dict[str, Any] = {}
     problems += _wrong_recipe(file.recipe, "recipe")
+    collect(resources.of_small_jobs, file.slurm)
+    if file.slurm.script is not None:
+        script = collect(find_file, file.slurm.script, base, "slurm.script")
+        file = file.model_copy(update={"slurm": file.slurm.model_copy(update={"script": script and str(script)})})
     for name, value in file.models.items():
-        own, recipe = _without_recipe(value)
+        own, recipe, asks = _parts(value)
         where = f"models.{name}"
         if not NAME.match(name):
             problems.append(f"{where}: {WRONG_NAME}; write `short_name: {{use: {name}}}`")
         specs[name] = collect(models.model_of, own, base, where, name)
         problems += _wrong_recipe(recipe, f"{where}.recipe")
+        asked[name] = collect(resources.of_model, file.slurm, asks, f"{where}.slurm")
         recipes[name] = _recipe(file.recipe, recipe, {"loss": {"name": "xent"}})
     for method, entry in file.methods.items():
         if not NAME.match(method):
@@ -255,9 +270,7 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         problems += _wrong_recipe(entry.recipe, f"methods.{method}.recipe", OWN_LOSS)
         for name, value in file.models.items():
             loss = entry.loss.model_dump(mode="json")
-            student_recipes[name, method] = _recipe(
-                file.recipe, _without_recipe(value)[1], entry.recipe, {"loss": loss}
-            )
+            student_recipes[name, method] = _recipe(file.recipe, _parts(value)[1], entry.recipe, {"loss": loss})
     pairs = collect(expanded, file.pairs, list(file.models))
     problems += misfits.of_selections(file.selections, list(file.methods), student_recipes, pairs or [])
     uses = _uses(specs, recipes, student_recipes, pairs)
@@ -269,7 +282,26 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
             problems += misfits.of_classes(name, task, {m: entry.loss for m, entry in file.methods.items()}, uses)
     if problems:
         raise SpecError(unique(problems))
-    return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs)
+    engines = dict.fromkeys(specs, file.engine)
+    return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs, asked, engines)
+
+
+def on_slurm(sweep: Sweep) -> Sweep:
+    """The sweep with each model's engine as its jobs make it: over several nodes, a process per GPU of all of them.
+
+    Raises SpecError with everything that engine, recipes and resources cannot do together.
+    """
+    problems: list[str] = []
+    engines = dict(sweep.engines)
+    uses = _uses(sweep.models, sweep.recipes, sweep.student_recipes, sweep.pairs)
+    for name, asked in sweep.resources.items():
+        lie = _collect(problems, resources.processes, sweep.engines[name], asked, f"models.{name}.slurm")
+        if lie is not None:
+            engines[name] = resources.on(sweep.engines[name], lie, asked)
+            problems += misfits.of_recipes(engines[name], [use for use in uses if use.name == name])
+    if problems:
+        raise SpecError(unique(problems))
+    return sweep._replace(engines=engines)
 
 
 def _task(name: str, value: str | dict[str, Any], base: Path) -> TaskSpec:
@@ -277,10 +309,12 @@ def _task(name: str, value: str | dict[str, Any], base: Path) -> TaskSpec:
     return task.model_copy(update={"name": name})
 
 
-def _without_recipe(value: Any) -> tuple[Any, Any]:
+def _parts(value: Any) -> tuple[Any, Any, Any]:
+    """What a model is, how it is trained, and what its jobs ask SLURM for."""
     if isinstance(value, dict):
-        return {k: v for k, v in value.items() if k != "recipe"}, value.get("recipe") or {}
-    return value, {}
+        own = {key: part for key, part in value.items() if key not in ("recipe", "slurm")}
+        return own, value.get("recipe") or {}, value.get("slurm") or {}
+    return value, {}, {}
 
 
 def _wrong_recipe(recipe: Any, where: str, loss: str = SHARED_LOSS) -> list[str]:
@@ -339,7 +373,7 @@ def expand(sweep: Sweep) -> list[Experiment]:
         def on_truth(model: str, seed: int, split: Any, data_digest: str = data_digest) -> tuple[TrainSpec, str]:
             step = TrainSpec(
                 data=data_digest, split=split, model=sweep.models[model], recipe=sweep.recipes[model], seed=seed,
-                engine=file.engine, keep_weights=file.keep_weights,
+                engine=sweep.engines[model], keep_weights=file.keep_weights,
             )  # fmt: skip
             return step, step.digest()
 

@@ -65,7 +65,7 @@ def test_a_warm_worker_is_used_again_and_no_more_are_started_than_can_work(lab, 
             started.append(given)
             super().__init__(*given)
 
-    monkeypatch.setattr(local, "WorkerProcess", Counted)
+    monkeypatch.setitem(local.WORKERS, None, Counted)
     chain = {number: [number - 1] if number > 1 else [] for number in range(1, 6)}
     assert lab.execute(chain, workers=4).ok
     assert len(started) == 1

@@ -66,18 +66,21 @@ def test_cpu_hides_the_devices_and_cuda_without_one_is_refused():
 )
 def test_groups_on_cpu_share_cores_and_memory_by_process(cores, gib, engine, workers, threads):
     ranks = engine.processes or 1
-    assert slots(engine, cores, [], gib * GIB) == [Slot(i, threads, None, ranks, True) for i in range(workers)]
+    assert slots(engine, cores, [], gib * GIB) == [Slot(i, threads, None, ranks, "torchrun") for i in range(workers)]
 
 
 def test_groups_are_packed_onto_devices():
     five = ["0", "1", "2", "GPU-x", "4"]
     pairs = slots(Engine(devices_per_step=2), 16, five, GIB)
-    assert pairs == [Slot(0, 4, "0,1", 2, True), Slot(1, 4, "2,GPU-x", 2, True)]  # the fifth is of no use
+    assert pairs == [Slot(0, 4, "0,1", 2, "torchrun"), Slot(1, 4, "2,GPU-x", 2, "torchrun")]  # the fifth is of no use
     assert slots(Engine(devices_per_step=2, processes=2), 16, five, GIB) == pairs
     assert [s.visible for s in slots(Engine(devices_per_step=5), 16, five, GIB)] == ["0,1,2,GPU-x,4"]
     assert [s.visible for s in slots(Engine(devices_per_step=2, workers=1), 16, five, GIB)] == ["0,1"]
-    assert slots(Engine(zero_stage=3), 4, ["0", "1"], GIB) == [Slot(0, 2, "0", 1, True), Slot(1, 2, "1", 1, True)]
-    assert not slots(Engine(), 4, ["0"], GIB)[0].launched
+    assert slots(Engine(zero_stage=3), 4, ["0", "1"], GIB) == [
+        Slot(0, 2, "0", 1, "torchrun"),
+        Slot(1, 2, "1", 1, "torchrun"),
+    ]
+    assert slots(Engine(), 4, ["0"], GIB)[0].launcher is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w2s.cli.cluster import cancel, logs, work
+
 if TYPE_CHECKING:
     from w2s.cli.arguments import Command
     from w2s.plan import Plan
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 LOG_LINES = 40
-FILE_WIDTH = 160  # columns of the tables where standard output is no terminal
 
 
 def run(
@@ -110,6 +111,9 @@ def sweep(
     *,
     set_: Sequence[str] = (),
     workers: int | None = None,
+    launcher: str = "local",
+    steps_per_task: int | None = None,
+    max_parallel: int | None = None,
     restart_step: bool = False,
     keep_weights: bool = False,
     dry_run: bool = False,
@@ -124,20 +128,27 @@ def sweep(
       YAML                 the sweep's file
       --set PATH=VALUE     change a field before anything else, such as recipe.lr=1e-5 or seeds=[0,1]; may be repeated
       --workers N          steps at a time (one per device; on a CPU as many as memory and cores allow)
+      --launcher WHERE     local: on this machine; slurm: as job arrays, see slurm/README.md (local)
+      --steps-per-task N   steps that one task of an array carries out, one after the other (1)
+      --max-parallel N     tasks of arrays at a time (as many as SLURM allows)
       --restart-step       drop the checkpoints of unfinished steps, which then begin anew
       --keep-weights       keep what was trained, for `w2s label`
-      --dry-run            show the plan and stop
+      --dry-run            show the plan, or every call of sbatch, and stop
       --results DIR        where artifacts and tables go (results)
 
     Examples:
       w2s sweep sweeps/quickstart.yaml
       w2s sweep sweeps/quickstart.yaml --dry-run --set seeds=[0] --set recipe.epochs=1
       w2s sweep sweeps/pythia_nlp.yaml --set engine.devices_per_step=2 --set engine.zero_stage=2 --restart-step
+      w2s sweep sweeps/pythia_nlp.yaml --launcher slurm --steps-per-task 4 --max-parallel 50 --dry-run
     """
     given = locals()
+    from w2s.cli import cluster
     from w2s.cli.shorthand import changes
     from w2s.sweep import read_sweep
 
+    if cluster.is_slurm(launcher, steps_per_task, max_parallel):
+        return cluster.launch(yaml, read_sweep(yaml, changes(given)), results, dry_run, restart_step)
     return _carry_out(read_sweep(yaml, changes(given)), results, dry_run, restart_step)
 
 
@@ -190,8 +201,9 @@ def results(sweep: str | None = None, *, results: Path = RESULTS) -> int:
       w2s results sweeps/quickstart.yaml
     """
     from w2s.cli import describe
+    from w2s.cli.report import report
 
-    return _report(describe.sweep_name(results, sweep), results)
+    return report(describe.sweep_name(results, sweep), results)
 
 
 def prefetch(yaml: Path, *, set_: Sequence[str] = ()) -> int:
@@ -327,7 +339,10 @@ def doctor(*, results: Path = RESULTS) -> int:
 
 COMMANDS: dict[str, Command] = {
     command.__name__: command
-    for command in (run, sweep, plan, status, results, prefetch, tasks, models, show, label, verify, doctor)
+    for command in (
+        *(run, sweep, plan, status, results, prefetch, tasks, models, show, label, verify, doctor),
+        *(work, cancel, logs),
+    )
 }
 
 
@@ -358,6 +373,7 @@ def _carry_out(found: Sweep, results: Path, dry_run: bool, restart_step: bool) -
     from w2s import estimate
     from w2s import plan as plans
     from w2s.cli import describe, requirements, restart
+    from w2s.cli.report import report
     from w2s.execute import display, local
 
     planned, store = _planned(found), _store(results)
@@ -370,25 +386,11 @@ def _carry_out(found: Sweep, results: Path, dry_run: bool, restart_step: bool) -
     describe.remember_command(results, planned.name, shlex.join(["w2s", *sys.argv[1:]]))
     expected = {d: c.seconds for d, c in estimate.costs(planned, store).items() if c.seconds is not None}
     outcome = local.execute(planned, store, engine=found.file.engine, display=display.choose(), seconds=expected)
-    code = _report(planned.name, results)
+    code = report(planned.name, results)
     if outcome.ok:
         return code
     _print(describe.failures(planned, outcome.failed, outcome.blocked, results), sys.stderr)
     return 1
-
-
-def _report(name: str, results: Path) -> int:
-    """Write the tables and figures of a sweep, print them, say last where they are; 1 where an artifact is damaged."""
-    from rich.console import Console
-
-    from w2s.analyze.render import render
-
-    rendered = render(name, results)
-    rendered.show(Console(width=None if sys.stdout.isatty() else FILE_WIDTH))
-    folder = results / "sweeps" / name
-    files = sorted(str(path.relative_to(folder)) for path in rendered.paths)
-    print(f"written to {folder}: {', '.join(files)}")
-    return 1 if rendered.problems else 0
 
 
 def _print(lines: Sequence[str], to: Any = None) -> None:

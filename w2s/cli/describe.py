@@ -15,12 +15,14 @@ from w2s.cli.terminal import count, seconds, table
 from w2s.disk import disk_errors
 from w2s.errors import SpecError
 from w2s.estimate import Estimate, estimate
+from w2s.execute import jobs
 from w2s.identity import nearest
 from w2s.plan import Plan, State, states, states_of
-from w2s.store import Store
+from w2s.store import Overview, Store
 
-STATES: tuple[State, ...] = ("done", "running", "waiting", "failed", "blocked")
+STATES: tuple[State, ...] = ("done", "running", "queued", "waiting", "failed", "blocked")
 SHOWN_STEPS = 60
+SHOWN_REASONS = 40  # of each kind
 DEFAULT_RESULTS = Path("results")
 
 
@@ -76,33 +78,80 @@ def _estimates(found: Mapping[str, Estimate]) -> list[str]:
 
 def status(results: Path, name: str | None) -> list[str]:
     """How far each sweep of a results folder is, or one of them. Raises SpecError where there is none of that name."""
-    names = sweep_names(results)
-    if name is not None and name not in names:
-        raise SpecError(f"status: no sweep {name!r} in {results / 'sweeps'}{nearest(name, names)}")
+    names = sweep_names(results) if name is None else [known_sweep(results, name, "status")]
     if not names:
         return [f"no sweep has been run in {results}"]
-    store, rows, reasons = Store(results / "store"), [], []
-    for one in [name] if name is not None else names:
+    store, queue = Store(results / "store"), jobs.queue_of(results, names)
+    overview, held = store.overview(), queue.held()
+    queued = {digest for digest, place in held.items() if place.task is not None}
+    rows, reasons = [], []
+    for one in names:
         recorded = _recorded(results, one)
-        found = states_of(
-            ((s["digest"], s["parents"], store.has(s["kind"], s["digest"])) for s in recorded["steps"]), store
-        )
+        steps = ((step["digest"], step["parents"], step["digest"] in overview.finished) for step in recorded["steps"])
+        found = states_of(steps, store, queued, overview)
         cells = [[found[digest] for digest in cell["digests"].values()] for cell in recorded["cells"]]
         tally = Counter(found.values())
         rows.append((one, _of(sum(set(c) == {"done"} for c in cells), len(cells)), _of(tally["done"], len(found)),
                      *(tally[state] or "" for state in STATES[1:])))  # fmt: skip
-        titles = {s["digest"]: s["title"] for s in recorded["steps"]}
-        for digest, state in found.items():
-            if state == "failed":
-                failure = store.failure(digest) or {}
-                reasons.append(f"failed {digest[:12]} {titles[digest]}: {failure.get('reason', 'no reason recorded')}")
-            elif state == "running" and name is not None:
-                reasons.append(f"running {digest[:12]} {titles[digest]}")
+        reasons += _reasons(recorded["steps"], found, overview, held, all_of=name is not None)
     lines = table(("sweep", "cells", "steps", *STATES[1:]), rows, right=("cells", "steps", *STATES[1:]))
+    lines += _queue(queue)
     if reasons:
         lines += ["", *dict.fromkeys(reasons), "", f"`{show_command('DIGEST', results)}` shows the log of a step"]
     if name is not None and (again := command_of(results, name)):
         lines += ["", f"again: {again}"]
+    return lines
+
+
+def _reasons(
+    steps: list[dict[str, Any]],
+    found: Mapping[str, State],
+    overview: Overview,
+    held: Mapping[str, jobs.Held],
+    all_of: bool,
+) -> list[str]:
+    """What to know about single steps: why they failed; with `all_of`, which run, and which a job left undone."""
+    said: dict[str, list[str]] = {}
+    for step in steps:
+        digest, title = step["digest"], step["title"]
+        state, place = found[digest], held.get(digest)
+        if state == "failed":
+            reason = (overview.failure(digest) or {}).get("reason", "no reason recorded")
+            said.setdefault(state, []).append(f"failed {digest[:12]} {title}: {reason}")
+        elif state == "running" and all_of:
+            said.setdefault(state, []).append(f"running {digest[:12]} {title}")
+        elif state == "waiting" and place is not None and all(found[parent] == "done" for parent in step["parents"]):
+            said.setdefault("missing", []).append(f"missing {digest[:12]} {title}: {_gone(place)}")
+    lines = []
+    for kind, sentences in said.items():
+        lines += sentences[:SHOWN_REASONS]
+        if len(sentences) > SHOWN_REASONS:
+            lines.append(f"{kind}: {len(sentences) - SHOWN_REASONS} more")
+    return lines
+
+
+def _gone(place: jobs.Held) -> str:
+    """Why a step is missing whose task is no longer in the queue, as far as can be told."""
+    log = place.job.log(place.place)
+    task = f"task {place.place} of job {place.job.id} ended without it"
+    if log.exists():
+        return f"{task}; submitting again does it ({log} tells why)"
+    return f"{task} and without a word: can the nodes see and write {log.parent}?"
+
+
+def _queue(queue: jobs.Queue) -> list[str]:
+    """What SLURM has in hand, a line per job."""
+    if not queue.asked:
+        return ["", "SLURM cannot be asked here: steps in its queue are shown as waiting"]
+    by_job: dict[str, Counter[str]] = {}
+    for task in queue.tasks:
+        reason = f" ({task.reason})" if task.waits and task.reason not in ("", "None") else ""
+        by_job.setdefault(task.job, Counter())[f"{task.state.lower()}{reason}"] += 1
+    lines = [""] if by_job else []
+    for job in queue.live:
+        what = f"{job.sweep}, wave {job.wave}" if job.wave else f"{job.sweep}, tables"
+        counts = ", ".join(f"{number} {state}" for state, number in by_job[job.id].items())
+        lines.append(f"job {job.id} ({what}): {counts}")
     return lines
 
 
@@ -113,6 +162,14 @@ def _of(part: int, whole: int) -> str:
 def sweep_names(results: Path) -> list[str]:
     """Sweeps of a results folder that have been planned there, by name."""
     return sorted(path.parent.name for path in (results / "sweeps").glob("*/plan.json"))
+
+
+def known_sweep(results: Path, name: str, where: str) -> str:
+    """The name of a sweep that has been planned. Raises SpecError where it is none."""
+    names = sweep_names(results)
+    if name not in names:
+        raise SpecError(f"{where}: no sweep {name!r} in {results / 'sweeps'}{nearest(name, names)}")
+    return name
 
 
 def sweep_name(results: Path, given: str | None) -> str:
@@ -128,9 +185,7 @@ def sweep_name(results: Path, given: str | None) -> str:
 
         data = read_yaml(Path(given))
         name = str(data.get("name", Path(given).stem)) if isinstance(data, dict) else given
-    if name not in names:
-        raise SpecError(f"results: no sweep {name!r} in {results / 'sweeps'}{nearest(name, names)}")
-    return name
+    return known_sweep(results, name, "results")
 
 
 def _recorded(results: Path, name: str) -> dict[str, Any]:
@@ -202,9 +257,36 @@ def step(results: Path, prefix: str, log_lines: int) -> list[str]:
         lines += [f"          {line}" for line in str(failure.get("detail") or "").splitlines()]
     else:
         lines.append(f"state     {state}")
-    log = store.log_path(digest)
-    ranks = sorted(log.parent.glob("log-rank*.txt"))  # of a group, the log of each process but the first
-    return lines + [line for path in (log, *ranks) for line in _log_tail(path, log_lines)]
+    return lines + _logs(store.work(digest), log_lines)
+
+
+def logs(results: Path, prefix: str, log_lines: int | None) -> list[str]:
+    """What a step logged, and the tasks of job arrays that were given it; the last lines of each, or (None) all."""
+    store = Store(results / "store")
+    kind, digest = _given(store, results, prefix)
+    lines = _logs(store.path(kind, digest) if store.has(kind, digest) else store.work(digest), log_lines)
+    for path in jobs.logs_of(results, sweep_names(results), digest):
+        lines += _log_tail(path, log_lines)
+    return lines[1:]
+
+
+def _given(store: Store, results: Path, prefix: str) -> tuple[str, str]:
+    """(kind, digest) of the step that a user means: one of the store, or one that was only ever submitted."""
+    try:
+        return store.find(prefix)
+    except SpecError:
+        submitted = [
+            d for d in jobs.steps_of(results, sweep_names(results)) if len(prefix) >= 4 and d.startswith(prefix)
+        ]
+        if len(submitted) != 1:
+            raise
+        return "work", submitted[0]
+
+
+def _logs(folder: Path, log_lines: int | None) -> list[str]:
+    log = folder / "log.txt"
+    ranks = sorted(folder.glob("log-rank*.txt"))  # of a group, the log of each process but the first
+    return [line for path in (log, *ranks) for line in _log_tail(path, log_lines)]
 
 
 def _finished(store: Store, kind: str, digest: str, manifest: Mapping[str, Any]) -> list[str]:
@@ -234,11 +316,15 @@ def _finished(store: Store, kind: str, digest: str, manifest: Mapping[str, Any])
     return lines
 
 
-def _log_tail(path: Path, log_lines: int) -> list[str]:
+def _log_tail(path: Path, log_lines: int | None) -> list[str]:
+    """A log's last lines, or all of them, below its name."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 200 * log_lines))
-            tail = file.read().decode("utf-8", "replace").splitlines()[-log_lines:]
+            if log_lines is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 200 * log_lines))
+            text = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ["", f"no log at {path}"]
-    return ["", f"the end of {path}:", *(f"  {line}" for line in tail)]
+    if log_lines is None:
+        return ["", f"{path}:", *(f"  {line}" for line in text)]
+    return ["", f"the end of {path}:", *(f"  {line}" for line in text[-log_lines:])]

@@ -21,6 +21,8 @@ PATHS = {
     "checkpoint_every": "engine.checkpoint_every",
     "eval_every": "recipe.eval_every",
     "keep_weights": "keep_weights",
+    "steps_per_task": "slurm.steps_per_task",
+    "max_parallel": "slurm.max_parallel",
 }
 
 

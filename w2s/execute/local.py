@@ -18,7 +18,7 @@ from w2s.execute.forecast import Forecast
 from w2s.execute.group import RankGroup
 from w2s.execute.process import GRACE_S, STOP_GRACE_S, WorkerProcess, end_all, wait_for
 from w2s.execute.schedule import Idle, Schedule, warmth
-from w2s.execute.slots import Slot, machine_slots
+from w2s.execute.slots import Launcher, Slot, machine_slots
 from w2s.execute.worker import BODY, log_path
 from w2s.plan import Node, Plan, is_done
 from w2s.spec import Engine
@@ -29,6 +29,7 @@ TICK_S = 0.25  # dead workers are noticed and the view is redrawn this often
 POLL_S = 1.0  # steps of other processes are looked at this often
 PATIENCE_S = 1.0  # what stopped a worker may be on its way to this process too
 SHOWN_NEXT = 20
+WORKERS: dict[Launcher | None, type[WorkerProcess]] = {None: WorkerProcess, "torchrun": RankGroup}
 
 
 @dataclass
@@ -65,21 +66,24 @@ def execute(
     keep_going: bool = True,
     display: Display | None = None,
     seconds: Mapping[str, float] | None = None,
+    places: list[Slot] | None = None,
     body: str = BODY,
 ) -> Outcome:
     """Carry out every step of the plan that is not done.
 
     `seconds`: what is expected of a step, where something is known; it orders the work and tells the time left.
+    `places`: where workers run; None: as the engine and this machine have it.
     `keep_going`: after a failure go on with what does not need the failed step. `body`: module:function of the steps.
     Raises MachineError before any work where the store cannot be written or the device is not there, Interrupted after
     Ctrl-C, SIGTERM or SIGUSR1, with the workers ended and what they could save saved.
     """
     display = display or Display()
     finished = {digest for digest, node in plan.nodes.items() if is_done(node, store)}
-    places: list[Slot] = []
     if len(finished) < len(plan.nodes):
         store.require_writable()
-        places = machine_slots(engine)
+        places = machine_slots(engine) if places is None else places
+    else:
+        places = []
     for digest in finished:
         store.tidy(plan.nodes[digest].kind, digest)
     run = _Run(plan, store, places, finished, display, dict(seconds or {}), body, keep_going)
@@ -91,10 +95,11 @@ def execute(
             # From here on another one only shortens the grace of the workers.
             with contextlib.suppress(KeyboardInterrupt):
                 run.stop()
-            how, code = (str(stop), EXIT_CODE) if isinstance(stop, Asked) else ("Ctrl-C", 130)
+            asked = isinstance(stop, Asked)
             count = f"{run.kept()} of {len(plan.nodes)}"
             raise Interrupted(
-                f"stopped by {how}: {count} steps are done and kept; the same command goes on", code
+                f"stopped by {stop if asked else 'Ctrl-C'}: {count} steps are done and kept; the same command goes on",
+                *((EXIT_CODE, str(stop)) if asked else ()),
             ) from None
         finally:
             run.end()
@@ -188,7 +193,7 @@ class _Run:
 
     def _start_worker(self, index: int) -> WorkerProcess:
         slot = self.slots[index]
-        worker = (RankGroup if slot.launched else WorkerProcess)(slot, self.store.root, self.body)
+        worker = WORKERS[slot.launcher](slot, self.store.root, self.body)
         self.workers[index] = worker
         return worker
 

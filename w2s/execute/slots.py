@@ -13,10 +13,12 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from w2s.errors import MachineError
 from w2s.spec import Engine
 
+Launcher = Literal["torchrun", "srun"]
 WORKER_BYTES = int(2.5 * 2**30)  # what a process on CPU with a small model may take
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -31,14 +33,14 @@ LAUNCHER_PREFIXES = ("TORCHELASTIC_", "PET_")
 class Slot:
     """One place for a worker. `visible`: what CUDA_VISIBLE_DEVICES becomes there; None leaves it alone.
 
-    `threads`: of one process. `launched`: the worker is a group of `ranks` processes under a launcher.
+    `threads`: of one process. `launcher`: what starts the `ranks` processes of a group; None where the worker is none.
     """
 
     index: int
     threads: int
     visible: str | None = None
     ranks: int = 1
-    launched: bool = False
+    launcher: Launcher | None = None
 
 
 def slots(engine: Engine, cpu_count: int, cuda: Sequence[str], memory_bytes: int) -> list[Slot]:
@@ -53,13 +55,14 @@ def slots(engine: Engine, cpu_count: int, cuda: Sequence[str], memory_bytes: int
             "engine.device: 'cuda' was asked for, but no CUDA device is visible here; "
             "`w2s doctor` says why, `--set engine.device=cpu` runs without"
         )
-    ranks, launched = engine.ranks, engine.launched
+    ranks = engine.ranks
+    launcher: Launcher | None = "torchrun" if engine.launched else None
     if cuda and engine.device != "cpu":
         devices = packed(engine, cuda)
         count = engine.workers or len(devices)
         threads = engine.threads or max(1, cpu_count // (count * ranks))
         # More workers than places share them.
-        return [Slot(i, threads, devices[i % len(devices)], ranks, launched) for i in range(count)]
+        return [Slot(i, threads, devices[i % len(devices)], ranks, launcher) for i in range(count)]
     if engine.devices_per_step > 1:
         raise MachineError(
             f"engine.devices_per_step: a step asks for {engine.devices_per_step} CUDA devices, but it would run on the "
@@ -72,7 +75,7 @@ def slots(engine: Engine, cpu_count: int, cuda: Sequence[str], memory_bytes: int
     count = engine.workers or max(1, min(by_cores, memory_bytes // WORKER_BYTES) // ranks)
     threads = engine.threads or max(1, cpu_count // (count * ranks))
     visible = "" if engine.device == "cpu" else None
-    return [Slot(index, threads, visible, ranks, launched) for index in range(count)]
+    return [Slot(index, threads, visible, ranks, launcher) for index in range(count)]
 
 
 def packed(engine: Engine, cuda: Sequence[str]) -> list[str]:
@@ -157,22 +160,29 @@ def listed_devices(listing: str) -> list[str]:
 
 
 def cpu_count() -> int:
-    """Cores this process may use: by affinity (SLURM, taskset) and by the quota of its control group (containers)."""
+    """Cores this process may use: by affinity (taskset), its control group's quota (containers), and its SLURM job."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for text in _cgroup_limits("cpu.max"):
         with contextlib.suppress(ValueError):
             quota, period = text.split()
             count = min(count, max(1, int(quota) // int(period)))
-    return count
+    return min(count, _of_job("SLURM_CPUS_ON_NODE") or count)
 
 
 def memory_bytes() -> int:
-    """Memory this process may use: the machine's, or less where its control group says so."""
+    """Memory this process may use: the machine's, or less where its control group or its SLURM job says so."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for text in _cgroup_limits("memory.max"):
         with contextlib.suppress(ValueError):
             total = min(total, int(text))
-    return total
+    given_mib = _of_job("SLURM_MEM_PER_NODE") or _of_job("SLURM_MEM_PER_CPU") * _of_job("SLURM_CPUS_ON_NODE")
+    return min(total, given_mib * 2**20 or total)
+
+
+def _of_job(name: str) -> int:
+    """A number that SLURM gives to the jobs it starts, on sites that bind nothing; 0 where there is none."""
+    value = os.environ.get(name, "") if "SLURM_JOB_ID" in os.environ else ""
+    return int(value) if value.isdecimal() else 0
 
 
 def _cgroup_limits(name: str) -> Iterator[str]:

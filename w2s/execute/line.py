@@ -1,0 +1,144 @@
+"""One line of a wave in, its steps carried out: what one task of a job array does, on its node.
+
+A step whose parents are not there is blocked, and told so. SIGUSR1, SLURM's notice before the time limit, saves what is
+in hand and puts the job back into the queue. Refuses a results folder that this node cannot see.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from w2s.errors import Interrupted, MachineError, SpecError
+from w2s.execute import cluster, jobs, local
+from w2s.execute.display import Display
+from w2s.execute.slots import Slot, cpu_count, cuda_devices, machine_slots
+from w2s.plan import Node, Plan, is_done
+from w2s.spec import Engine, MaterializeSpec, TrainSpec
+from w2s.store import Store
+
+POLL_S = 5.0  # parents that another process works on are looked at this often
+SHOWN = 6
+
+
+def carry_out(
+    file: Path, line: int, *, display: Display, say: Callable[[str], None], env: Mapping[str, str]
+) -> tuple[local.Outcome, Plan]:
+    """Carry out line `line` (from 1) of a wave's file; `say` takes a message, `env` is what SLURM tells its jobs.
+
+    What happened, and the steps of the line. Raises Interrupted when told to stop, and what `local.execute` raises.
+    """
+    file = Path(os.path.abspath(file))
+    if not file.exists():
+        seen = next((folder for folder in file.parents if folder.exists()), file.parents[-1])
+        raise SpecError(
+            f"{file}: cannot be seen on node {socket.gethostname()}, where {seen} is the last folder of that path that "
+            "is there; put --results on a disk that all nodes share"
+        )
+    nodes = jobs.read_line(file, line)
+    store = Store(file.parents[3] / "store")
+    say(f"line {line} of {file.name} on {socket.gethostname()}: {_titles(nodes)}")
+    ready, blocked = [], {}
+    for node in nodes:
+        lacking = None if is_done(node, store) else _lacking(node, store, say)
+        if lacking is None:
+            ready.append(replace(node, parents=()))  # those of one wave need nothing of each other
+        else:
+            blocked[node.digest] = lacking
+            say(f"blocked {node.digest[:12]} {node.title}: {_why(lacking, store)}")
+    plan = Plan(file.parents[1].name, nodes={node.digest: node for node in ready})
+    engine = _engine(ready)
+    before = _progress(plan, store)
+    try:
+        outcome = local.execute(plan, store, engine=engine, display=display, places=_places(engine, env))
+    except Interrupted as stop:
+        if stop.signal == "SIGUSR1" and "SLURM_JOB_ID" in env:
+            _requeue(env["SLURM_JOB_ID"], say, moved=_progress(plan, store) != before)
+        raise
+    outcome.blocked.update(blocked)
+    return outcome, Plan(plan.name, nodes={node.digest: node for node in nodes})
+
+
+def _titles(nodes: list[Node]) -> str:
+    more = f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""
+    return "; ".join(node.title for node in nodes[:SHOWN]) + more
+
+
+def _engine(nodes: list[Node]) -> Engine:
+    """The settings that the steps of a line share; steps that make data have none."""
+    return next((node.spec.engine for node in nodes if not isinstance(node.spec, MaterializeSpec)), Engine())
+
+
+def _places(engine: Engine, env: Mapping[str, str]) -> list[Slot]:
+    """One place that all processes of the job fill, where SLURM is to start them; else one per step that its GPUs hold.
+
+    `engine.workers` is for whole machines. Without a GPU a line's steps follow each other in one worker.
+    """
+    tasks = int(env.get("SLURM_NTASKS", "1"))
+    if tasks == 1 or "SLURM_JOB_ID" not in env:
+        without = engine.device == "cpu" or not cuda_devices(env)
+        return machine_slots(engine.model_copy(update={"workers": 1 if without else None}))
+    if tasks != engine.ranks:
+        raise SpecError(
+            f"engine: a step has {engine.ranks} processes, but the job was given {tasks} tasks; submit it by "
+            "`w2s sweep YAML --launcher slurm`, which asks for as many as are needed"
+        )
+    cpus = int(env.get("SLURM_CPUS_PER_TASK", 0)) or max(1, cpu_count() * int(env.get("SLURM_NNODES", "1")) // tasks)
+    return [Slot(0, engine.threads or cpus, ranks=tasks, launcher="srun")]
+
+
+def _lacking(node: Node, store: Store, say: Callable[[str], None]) -> str | None:
+    """The first parent that is not there, once nobody works on it any more; None where all are there."""
+    waited = False
+    for kind, parent in _parents(node):
+        while not store.has(kind, parent):
+            if not store.is_claimed(parent):
+                if store.has(kind, parent):  # finished between the two looks
+                    break
+                return parent
+            if not waited:
+                say(f"{node.title}: waits for {parent[:12]}, which another process works on")
+                waited = True
+            time.sleep(POLL_S)
+    return None
+
+
+def _parents(node: Node) -> list[tuple[str, str]]:
+    """(kind, digest) of the steps whose artifacts this one reads."""
+    kinds: dict[str, str] = {}
+    if not isinstance(node.spec, MaterializeSpec):
+        kinds[node.spec.data] = "materialize"
+    if isinstance(node.spec, TrainSpec):
+        kinds |= {step.digest(): step.kind for step in node.spec.features().values()}
+    return [(kinds.get(parent, "train"), parent) for parent in node.parents]
+
+
+def _why(parent: str, store: Store) -> str:
+    failure = store.failure(parent)
+    reason = f"failed: {failure.get('reason')}" if failure is not None else "is missing: its job ended without it"
+    return f"needs {parent[:12]}, which {reason}"
+
+
+def _progress(plan: Plan, store: Store) -> list[str]:
+    """What there is of the steps: artifacts, and names of checkpoints."""
+    done = [node.digest for node in plan.nodes.values() if is_done(node, store)]
+    return sorted([*done, *(str(path) for digest in plan.nodes for path in store.checkpoints(digest).glob("step-*"))])
+
+
+def _requeue(job: str, say: Callable[[str], None], moved: bool) -> None:
+    """Put this job back into the queue, unless it would go round in circles."""
+    if not moved:
+        say(
+            "not requeued: since it began, nothing was finished and no checkpoint was reached, so another try would "
+            "come no further; raise slurm.time, or lower slurm.notice_s"
+        )
+        return
+    try:
+        cluster.requeue(job)
+        say("saved; put back into the queue, to go on from there")
+    except (MachineError, SpecError) as error:
+        say(f"saved, but SLURM does not take the job back ({error}); submit the sweep again")

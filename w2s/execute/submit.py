@@ -1,0 +1,227 @@
+"""A plan in, job arrays in SLURM's queue out: only what is neither done, nor claimed, nor in the queue already.
+
+One call of sbatch per array, and one for a last small job that writes the tables. Whoever submits may leave at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import w2s
+from w2s import resources
+from w2s.claim import Claim
+from w2s.disk import disk_errors, make_folder
+from w2s.errors import MachineError, SpecError
+from w2s.execute import cluster, jobs, waves
+from w2s.execute.jobs import Job, Queue
+from w2s.execute.schedule import warmth
+from w2s.execute.waves import Array, Request, Waves
+from w2s.plan import Node, Plan, State, is_done
+from w2s.spec import MaterializeSpec
+from w2s.store import Store
+from w2s.sweep import Sweep
+
+SCRIPT = Path("slurm") / "array.sbatch"
+MOST_TASKS = 10_000  # of an array, whatever the site allows: each has a log in the array's folder
+COMMAND = '"$@"'  # by which the batch script runs what it is given
+
+
+class Draft(NamedTuple):
+    """What would be submitted. `states` counts the steps of the plan: done, running, queued, and to be submitted."""
+
+    plan: Plan
+    results: Path
+    folder: Path
+    script: Path
+    waves: Waves
+    first_wave: int
+    requests: tuple[Request, ...]  # that differ, each once
+    tables: Request  # of the job that writes them
+    notice_s: int
+    max_parallel: int | None
+    states: Counter[str]
+    waits_for: tuple[str, ...]  # jobs of other submissions that make steps of this plan
+
+    @property
+    def name(self) -> str:
+        """Of all jobs of the sweep."""
+        return f"w2s-{self.plan.name}"
+
+    def array_words(self, array: Array, ids: Sequence[str]) -> list[str]:
+        """The call of sbatch for one array; `ids`: the jobs of the arrays before it."""
+        at_once = f"%{self.max_parallel}" if self.max_parallel is not None else ""
+        number = self.first_wave + array.wave
+        return [
+            *self._sbatch(jobs.logs(self.folder, number, array.after) / "%a.txt"),
+            f"--array=1-{array.tasks}{at_once}",
+            f"--signal=B:USR1@{self.notice_s}",
+            *array.request,
+            *_after([*array.jobs, *(ids[place] for place in array.needs)]),
+            str(self.script),
+            *own_command(),
+            "work",
+            str(jobs.wave_file(self.folder, number)),
+            *(("--after", str(array.after)) if array.after else ()),
+        ]
+
+    def tables_words(self, ids: Sequence[str]) -> list[str]:
+        """The call of sbatch for the job that writes the tables when all else has ended."""
+        command = [*own_command(), "results", self.plan.name, "--results", str(self.results)]
+        log = jobs.logs(self.folder, 0, 0) / "%j.txt"
+        return [*self._sbatch(log), *self.tables, *_after([*self.waits_for, *ids]), str(self.script), *command]
+
+    def _sbatch(self, log: Path) -> list[str]:
+        # In the name of a file a percent sign of the user's own is written twice.
+        output = f"{str(log.parent).replace('%', '%%')}/{log.name}"
+        return [
+            "sbatch",
+            "--parsable",
+            f"--job-name={self.name}",
+            f"--output={output}",
+            "--open-mode=append",
+            "--requeue",
+        ]
+
+
+def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, array_size: int) -> Draft:
+    """What would be submitted now. `queue`: of all sweeps of the results folder; `array_size`: MaxArraySize."""
+    results = Path(os.path.abspath(results))
+    slurm, store = sweep.file.slurm, Store(results / "store")
+    if "\\" in str(results):
+        raise SpecError(f"results: SLURM cannot write logs below a folder with a backslash in its name ({results})")
+    held = {digest: place.job.id for digest, place in queue.held().items() if place.task is not None}
+    found = {digest: _state(node, store, held) for digest, node in plan.nodes.items()}
+    to_do = {digest for digest, state in found.items() if state == "waiting"}
+    asked = _requests(sweep)
+    made = waves.cut(
+        plan.nodes.values(),
+        to_do,
+        request=lambda digest: asked[_who(plan.nodes[digest])],
+        warmth=lambda digest: tuple(sorted(warmth(plan.nodes[digest].spec), reverse=True)),  # the model, then the data
+        steps_per_task=slurm.steps_per_task,
+        tasks_per_array=_tasks_per_array(array_size),
+        elsewhere=held,
+        one_by_one=slurm.max_parallel is not None,
+    )
+    folder = jobs.folder(results, plan.name)
+    return Draft(
+        plan, results, folder, script_of(slurm.script), made, jobs.last_wave(folder) + 1,
+        tuple(dict.fromkeys(array.request for array in made.arrays)), asked[""], slurm.notice_s, slurm.max_parallel,
+        Counter(found.values()), tuple(sorted({held[digest] for digest in plan.nodes if digest in held}, key=int)),
+    )  # fmt: skip
+
+
+def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
+    """Write the waves and submit all arrays and the tables' job; `say` gets a line for each.
+
+    Raises SpecError where SLURM takes nothing of it because of what it asks for, MachineError where it takes no more.
+    """
+    sent: list[Job] = []
+    with disk_errors(drafted.folder):
+        make_folder(drafted.folder)
+    claim = Claim(drafted.folder / "submitting.json")
+    if not claim.take():
+        raise MachineError(f"{drafted.folder}: another process submits this sweep just now; try again when it is done")
+    try:
+        for request in drafted.requests:  # one that is refused must not leave half a sweep in the queue
+            cluster.check(["sbatch", *request, str(drafted.script)])
+        for number, lines in enumerate(drafted.waves.lines, start=drafted.first_wave):
+            jobs.write_wave(drafted.folder, number, lines, drafted.plan.nodes)
+        for array in drafted.waves.arrays:
+            number = drafted.first_wave + array.wave
+            job = Job("", drafted.name, drafted.plan.name, drafted.folder, number, array.after, array.tasks)
+            sent.append(_submit(job, drafted.array_words(array, [job.id for job in sent]), say))
+        tables = Job("", drafted.name, drafted.plan.name, drafted.folder, 0, 0, 1)
+        sent.append(_submit(tables, drafted.tables_words([job.id for job in sent]), say))
+    except (MachineError, SpecError) as error:
+        if not sent:
+            raise
+        raise MachineError(
+            f"{error}\n{len(sent)} of {len(drafted.waves.arrays) + 1} jobs were submitted before that and stay; "
+            "the same command submits what is missing"
+        ) from None
+    finally:
+        claim.release()
+    return sent
+
+
+def own_command() -> list[str]:
+    """How this program is called on another node that sees the same disk."""
+    script = Path(sys.executable).with_name("w2s")  # not `-m`: that puts the current folder first on Python's path
+    return [str(script)] if script.exists() else [sys.executable, "-m", "w2s"]
+
+
+def script_of(given: str | None) -> Path:
+    """The batch script of the site. Raises SpecError where there is none, or one that cannot do its work."""
+    places = [Path(given)] if given is not None else [SCRIPT, Path(w2s.__file__).parents[1] / SCRIPT]  # a checkout's
+    found = next((place.absolute() for place in places if place.is_file()), None)
+    if found is None:
+        looked = ", ".join(str(place.absolute()) for place in places)
+        raise SpecError(f"slurm.script: no batch script (looked for {looked}); copy slurm/array.sbatch of w2s there")
+    try:
+        text = found.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"slurm.script: {found} cannot be read: {error}") from None
+    first = text.partition("\n")[0]
+    problems = []
+    if not first.startswith("#!"):
+        problems.append(f"{found}: line 1: has to name a shell, such as #!/bin/bash (got {first[:60]!r})")
+    if not any(COMMAND in line and not line.lstrip().startswith("#") for line in text.splitlines()):
+        problems.append(f'{found}: runs nothing that it is given; its last line has to be: exec "$@"')
+    if "bash" in first and (bash := shutil.which("bash")) is not None:
+        read = subprocess.run([bash, "-n", str(found)], capture_output=True, text=True, check=False)
+        problems += [line.strip() for line in read.stderr.splitlines()]
+    if problems:
+        raise SpecError([f"slurm.script: {problem}" for problem in problems])
+    return found
+
+
+def _submit(job: Job, words: Sequence[str], say: Callable[[str], None]) -> Job:
+    with disk_errors(job.folder):
+        make_folder(jobs.logs(job.folder, job.wave, job.after))
+    job = job._replace(id=cluster.submit(words))
+    jobs.record(job)
+    what = f"wave {job.wave}, {job.tasks} task{'s' if job.tasks > 1 else ''}" if job.wave else "the tables"
+    say(f"submitted job {job.id}: {what}")
+    return job
+
+
+def _state(node: Node, store: Store, held: Mapping[str, str]) -> State:
+    if is_done(node, store):
+        return "done"
+    if store.is_claimed(node.digest):
+        return "running"
+    return "queued" if node.digest in held else "waiting"
+
+
+def _requests(sweep: Sweep) -> dict[str, Request]:
+    """What jobs ask for: by model, and under '' those that train none."""
+    asked = {"": resources.of_small_jobs(sweep.file.slurm).sbatch(resources.Processes())}
+    for name, wanted in sweep.resources.items():
+        lie = resources.processes(sweep.engines[name], wanted)
+        asked[name] = wanted.sbatch(lie)
+    return asked
+
+
+def _who(node: Node) -> str:
+    return "" if isinstance(node.spec, MaterializeSpec) else node.spec.model.name
+
+
+def _tasks_per_array(array_size: int) -> int:
+    """Places are counted from 1 and stay below the site's MaxArraySize."""
+    if array_size < 2:
+        raise MachineError(
+            f"slurm: this site allows no job arrays (MaxArraySize is {array_size}); run without --launcher"
+        )
+    return min(array_size - 1, MOST_TASKS)
+
+
+def _after(ids: Sequence[str]) -> list[str]:
+    return [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
