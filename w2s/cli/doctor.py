@@ -22,7 +22,7 @@ LOUD = "!!! "
 PACKAGES = (
     *("torch", "transformers", "accelerate", "deepspeed", "datasets", "peft", "safetensors", "tokenizers", "gguf"),
     *("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "matplotlib", "pydantic", "fire", "rich"),
-    *("huggingface_hub", "pypi-simple", "filelock", "PyYAML"),
+    *("huggingface_hub", "pypi-simple", "PyYAML"),
 )
 
 
