@@ -130,6 +130,7 @@ def launch(yaml: Path, found: Sweep, results: Path, dry_run: bool, restart_step:
             print(line)
         return 0
     _require_fetched(yaml, planned, drafted)
+    submit.check(drafted)
     store.require_writable()
     if restart_step:
         print(restart.drop_checkpoints(planned, store), file=sys.stderr)
@@ -172,7 +173,7 @@ def _nothing_to_submit(drafted: Draft, results: Path) -> int:
 
     if drafted.states["done"] == len(drafted.plan.nodes):
         return report(drafted.plan.name, results)
-    print("nothing is left to submit")
+    print(f"nothing is left to submit; `w2s cancel {drafted.plan.name}` would take out what is in the queue")
     return 0
 
 

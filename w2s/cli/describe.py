@@ -136,7 +136,7 @@ def _gone(place: jobs.Held) -> str:
     task = f"task {place.place} of job {place.job.id} ended without it"
     if log.exists():
         return f"{task}; submitting again does it ({log} tells why)"
-    return f"{task} and without a word: can the nodes see and write {log.parent}?"
+    return f"{task} and without a word: it was cancelled before it began, or nodes cannot write to {log.parent}"
 
 
 def _queue(queue: jobs.Queue) -> list[str]:

@@ -33,7 +33,7 @@ def carry_out(
     What happened, and the steps of the line. Raises Interrupted when told to stop, and what `local.execute` raises.
     """
     file = Path(os.path.abspath(file))
-    if not file.exists():
+    if not file.parent.exists():
         seen = next((folder for folder in file.parents if folder.exists()), file.parents[-1])
         raise SpecError(
             f"{file}: cannot be seen on node {socket.gethostname()}, where {seen} is the last folder of that path that "

@@ -42,7 +42,6 @@ class Draft(NamedTuple):
     script: Path
     waves: Waves
     first_wave: int
-    requests: tuple[Request, ...]  # that differ, each once
     tables: Request  # of the job that writes them
     notice_s: int
     max_parallel: int | None
@@ -53,6 +52,12 @@ class Draft(NamedTuple):
     def name(self) -> str:
         """Of all jobs of the sweep."""
         return f"w2s-{self.plan.name}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """What jobs ask for, each once; nothing where there is nothing to submit."""
+        asked = [array.request for array in self.waves.arrays]
+        return list(dict.fromkeys([*asked, self.tables])) if asked else []
 
     def array_words(self, array: Array, ids: Sequence[str]) -> list[str]:
         """The call of sbatch for one array; `ids`: the jobs of the arrays before it."""
@@ -112,16 +117,25 @@ def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, array_size: int
     )
     folder = jobs.folder(results, plan.name)
     return Draft(
-        plan, results, folder, script_of(slurm.script), made, jobs.last_wave(folder) + 1,
-        tuple(dict.fromkeys(array.request for array in made.arrays)), asked[""], slurm.notice_s, slurm.max_parallel,
-        Counter(found.values()), tuple(sorted({held[digest] for digest in plan.nodes if digest in held}, key=int)),
+        plan, results, folder, script_of(slurm.script), made, jobs.last_wave(folder) + 1, asked[""], slurm.notice_s,
+        slurm.max_parallel, Counter(found.values()),
+        tuple(sorted({held[digest] for digest in plan.nodes if digest in held}, key=int)),
     )  # fmt: skip
+
+
+def check(drafted: Draft) -> None:
+    """Raise SpecError or MachineError with SLURM's message where it would not take what some job asks for.
+
+    Asked before anything is written or submitted, so that no half of a sweep comes to lie in the queue.
+    """
+    for request in drafted.requests:
+        cluster.check(["sbatch", *request, str(drafted.script)])
 
 
 def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
     """Write the waves and submit all arrays and the tables' job; `say` gets a line for each.
 
-    Raises SpecError where SLURM takes nothing of it because of what it asks for, MachineError where it takes no more.
+    Raises MachineError where SLURM takes no more of them.
     """
     sent: list[Job] = []
     with disk_errors(drafted.folder):
@@ -130,8 +144,6 @@ def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
     if not claim.take():
         raise MachineError(f"{drafted.folder}: another process submits this sweep just now; try again when it is done")
     try:
-        for request in drafted.requests:  # one that is refused must not leave half a sweep in the queue
-            cluster.check(["sbatch", *request, str(drafted.script)])
         for number, lines in enumerate(drafted.waves.lines, start=drafted.first_wave):
             jobs.write_wave(drafted.folder, number, lines, drafted.plan.nodes)
         for array in drafted.waves.arrays:
