@@ -5,6 +5,7 @@ What SLURM refuses is raised with SLURM's own message, once.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,10 +19,13 @@ USUAL_ARRAY_SIZE = 1001  # SLURM's default MaxArraySize
 AT_ONCE = 500  # jobs named on one command line
 # What sbatch refuses because of what was asked for; everything else may be different an hour later.
 WRONG_REQUEST = re.compile(
-    r"invalid (partition|account|qos|time limit|feature|gres|generic|constraint|--\w)|unrecognized option|"
-    r"invalid option|batch script|node configuration is not available|invalid trackable|unable to open file",
+    r"invalid (partition|account|qos|time limit|feature|gres|generic|constraint|license|--\w)|unrecognized option|"
+    r"invalid option|batch script|node configuration is not available|invalid trackable|unable to open file|"
+    r"can ?not be satisfied|reservation is invalid",
     re.IGNORECASE,
 )
+# Said with --test-only also of nodes that are down or drained just now, for which SLURM would let the job wait.
+MAYBE_LATER = re.compile(r"configuration (is )?not available", re.IGNORECASE)
 
 
 class Task(NamedTuple):
@@ -64,8 +68,14 @@ def submit(words: Sequence[str]) -> str:
 
 
 def check(words: Sequence[str]) -> None:
-    """Raise what `submit` would, without submitting."""
-    _call([words[0], "--test-only", *words[1:]])
+    """Raise Refused where SLURM would never take this, without submitting."""
+    try:
+        _call([words[0], "--test-only", *words[1:]])
+    except Refused as error:
+        if not MAYBE_LATER.search(str(error)):
+            raise
+    except MachineError:  # of a moment, such as nodes that are down; the submission itself tells what stays
+        pass
 
 
 def max_array_size() -> int:
@@ -83,8 +93,8 @@ def queue(names: Mapping[str, str]) -> list[Task] | None:
     # By name and not by number, since SLURM refuses a number that it has forgotten; whoever submitted them, since a
     # results folder may be a team's.
     wanted = f"--name={','.join(sorted(set(names.values())))}"
-    try:
-        listing = _call(["squeue", "--array", "--noheader", wanted, "--format=%F|%K|%T|%r"])
+    try:  # --all: also in partitions that are hidden
+        listing = _call(["squeue", "--all", "--array", "--noheader", wanted, "--format=%F|%K|%T|%r"])
     except MachineError:
         return None
     tasks = []
@@ -108,8 +118,13 @@ def requeue(job: str) -> None:
 
 def _call(words: Sequence[str]) -> str:
     """What a program of SLURM prints. Raises MachineError where it is not there or fails."""
+    # What people set for their own eyes, such as SQUEUE_STATES=RUNNING, would have the rest submitted a second time.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=env,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
     except OSError as error:
         raise MachineError(f"{words[0]}: cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired:
