@@ -14,15 +14,17 @@ from w2s.errors import SpecError
 from w2s.identity import Spec, runtime, validated
 from w2s.spec import Engine
 
-TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}|unlimited|infinite", re.IGNORECASE)
-MEM = re.compile(r"\d+[KMGTkmgt]?")
-GPUS = re.compile(r"(?:[A-Za-z][\w.-]*:)?([1-9]\d*)")
+TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}|unlimited|infinite", re.IGNORECASE | re.ASCII)
+MEM = re.compile(r"\d+[KMGTkmgt]?", re.ASCII)
+GPUS = re.compile(r"(?:[A-Za-z][\w.-]*:)?([1-9]\d*)", re.ASCII)
 OPTION = re.compile(r"--([a-z][a-z0-9-]*)(=.*)?", re.DOTALL)
 OURS = {  # options of sbatch that w2s sets itself, and what to write instead where there is something
     **dict.fromkeys(
         ("array", "dependency", "job-name", "output", "error", "open-mode", "parsable", "wrap", "chdir"), ""
     ),
     **dict.fromkeys(("ntasks", "ntasks-per-node", "requeue", "no-requeue", "hold", "test-only", "wait"), ""),
+    **dict.fromkeys(("quiet", "version", "help", "usage"), ""),  # with these, sbatch does not say which job it made
+    "clusters": "SLURM_CLUSTERS=... into the environment, where squeue and scancel find it too",
     "signal": "slurm.notice_s",
     "partition": "slurm.partition",
     "account": "slurm.account",
@@ -130,7 +132,7 @@ class Slurm(Resources):
 
     steps_per_task: int = runtime(1, ge=1)  # steps that one task of an array carries out, one after the other
     max_parallel: int | None = runtime(None, ge=1)  # tasks at a time
-    notice_s: int = runtime(120, ge=1)  # before the time limit, to save a checkpoint
+    notice_s: int = runtime(120, ge=1, le=65_535)  # before the time limit, to save a checkpoint
     script: str | None = runtime(None)  # the batch script that the site edits; None: slurm/array.sbatch
     small_jobs: Resources = runtime(Resources())  # data and tables: what differs; they ask for no GPU by themselves
 
@@ -205,17 +207,22 @@ def processes(engine: Engine, resources: Resources, where: str = "slurm") -> Pro
                 f"GPU, which makes {nodes} x {gpus} = {whole} by {where}; leave engine.{setting} out"
             )
         return Processes(nodes=nodes, per_node=gpus)
-    if nodes > 1:
+    if gpus and engine.processes not in (None, asked):
+        raise SpecError(
+            f"engine.processes: {engine.processes} were asked for on {_count(asked, 'GPU', 's')}; each process has a "
+            f"GPU of its own: set engine.devices_per_step={engine.processes}, or engine.device=cpu"
+        )
+    if nodes > 1 and asked == 1:
         if engine.ranks % nodes or engine.ranks < nodes:
             raise SpecError(
-                f"{where}.nodes: {nodes} nodes, but a step has {_count(engine.ranks, 'process')}; give "
+                f"{where}.nodes: {nodes} nodes, but a step has {_count(engine.ranks, 'process', 'es')}; give "
                 f"{where}.gpus_per_node, or set engine.processes to a multiple of {nodes}"
             )
         return Processes(nodes=nodes, per_node=engine.ranks // nodes)
     if asked > max(1, gpus):
         raise SpecError(
             f"engine.devices_per_step: a step asks for {asked} GPUs, but {where} asks SLURM for {gpus or 'none'}; "
-            f"set {where}.gpus_per_node={asked}"
+            f"set {where}.gpus_per_node={-(-asked // nodes)}"
         )
     # Where a job has GPUs for several steps, w2s shares them out on its node by itself.
     return Processes(per_node=engine.ranks if gpus in (0, asked) else 1)
@@ -233,5 +240,5 @@ def _gpus(engine: Engine, resources: Resources) -> int:
     return 0 if engine.device == "cpu" else resources.gpus_on_a_node
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}es"
+def _count(number: int, what: str, more: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}{more}"
