@@ -144,6 +144,8 @@ def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
     if not claim.take():
         raise MachineError(f"{drafted.folder}: another process submits this sweep just now; try again when it is done")
     try:
+        if jobs.last_wave(drafted.folder) >= drafted.first_wave:
+            raise MachineError(f"{drafted.folder}: another process has just submitted this sweep; submit what it left")
         for number, lines in enumerate(drafted.waves.lines, start=drafted.first_wave):
             jobs.write_wave(drafted.folder, number, lines, drafted.plan.nodes)
         for array in drafted.waves.arrays:
