@@ -10,6 +10,7 @@ What is done is never told by these files or by SLURM, only by the store.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -139,8 +140,9 @@ def recorded(results: Path, sweeps: Iterable[str]) -> list[Job]:
     for sweep in sweeps:
         for path in folder(results, sweep).glob("job-*.json"):
             data = read_json(path)
-            if data is not None:
-                found.append(Job(**{**data, "sweep": sweep, "folder": path.parent}))
+            with contextlib.suppress(TypeError):  # no record of ours
+                if data is not None:
+                    found.append(Job(**{**data, "sweep": sweep, "folder": path.parent}))
     return sorted(found, key=lambda job: int(job.id))
 
 
@@ -163,12 +165,7 @@ class Queue(NamedTuple):
         waves: dict[Path, list[Line]] = {}
         found: dict[str, Held] = {}
         for job in self.jobs:
-            if not job.wave:
-                continue
-            file = wave_file(job.folder, job.wave)
-            if file not in waves:  # many arrays may share it
-                waves[file] = _lines(file)
-            for place, line in enumerate(waves[file][job.after : job.after + job.tasks], start=1):
+            for place, line in enumerate(_own_lines(job, waves), start=1):
                 task = tasks.get((job.id, place))
                 for digest in line:
                     if task is not None or digest not in found or found[digest].task is None:
@@ -196,12 +193,19 @@ def steps_of(results: Path, sweeps: Iterable[str]) -> set[str]:
 
 def logs_of(results: Path, sweeps: Iterable[str], digest: str) -> list[Path]:
     """What the tasks printed that were given a step, the first first; those that printed nothing yet are left out."""
+    waves: dict[Path, list[Line]] = {}
     found = []
     for job in recorded(results, sweeps):
-        lines = _lines(wave_file(job.folder, job.wave)) if job.wave else []
-        places = range(1, job.tasks + 1)
-        found += [job.log(place) for place in places if digest in lines[job.after + place - 1]]
+        found += [job.log(place) for place, line in enumerate(_own_lines(job, waves), start=1) if digest in line]
     return [path for path in found if path.exists()]
+
+
+def _own_lines(job: Job, waves: dict[Path, list[Line]]) -> list[Line]:
+    """What each task of a job does; nothing where the wave's file is gone. `waves`: those that were read already."""
+    file = wave_file(job.folder, job.wave)
+    if file not in waves:
+        waves[file] = _lines(file) if file.exists() else []
+    return waves[file][job.after : job.after + job.tasks]
 
 
 def _lines(file: Path) -> list[Line]:
