@@ -82,7 +82,7 @@ def status(results: Path, name: str | None) -> list[str]:
     if not names:
         return [f"no sweep has been run in {results}"]
     store, queue = Store(results / "store"), jobs.queue_of(results, names)
-    overview, held = store.overview(), queue.held()
+    overview, held = store.overview(), queue.held() if queue.asked else {}  # else nothing is known of any task
     queued = {digest for digest, place in held.items() if place.task is not None}
     rows, reasons = [], []
     for one in names:
