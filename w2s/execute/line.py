@@ -88,7 +88,7 @@ def _places(engine: Engine, env: Mapping[str, str]) -> list[Slot]:
             "`w2s sweep YAML --launcher slurm`, which asks for as many as are needed"
         )
     cpus = int(env.get("SLURM_CPUS_PER_TASK", 0)) or max(1, cpu_count() * int(env.get("SLURM_NNODES", "1")) // tasks)
-    return [Slot(0, engine.threads or cpus, ranks=tasks, launcher="srun")]
+    return [Slot(0, engine.threads or cpus, "" if engine.device == "cpu" else None, tasks, "srun")]
 
 
 def _lacking(node: Node, store: Store, say: Callable[[str], None]) -> str | None:
