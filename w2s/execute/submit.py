@@ -25,7 +25,7 @@ from w2s.execute.schedule import warmth
 from w2s.execute.waves import Array, Request, Waves
 from w2s.plan import Node, Plan, State, is_done
 from w2s.spec import MaterializeSpec
-from w2s.store import Store
+from w2s.store import Overview, Store
 from w2s.sweep import Sweep
 
 SCRIPT = Path("slurm") / "array.sbatch"
@@ -102,7 +102,8 @@ def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, array_size: int
     if "\\" in str(results):
         raise SpecError(f"results: SLURM cannot write logs below a folder with a backslash in its name ({results})")
     held = {digest: place.job.id for digest, place in queue.held().items() if place.task is not None}
-    found = {digest: _state(node, store, held) for digest, node in plan.nodes.items()}
+    overview = store.overview()
+    found = {digest: _state(node, store, overview, held) for digest, node in plan.nodes.items()}
     to_do = {digest for digest, state in found.items() if state == "waiting"}
     asked = _requests(sweep)
     made = waves.cut(
@@ -207,10 +208,11 @@ def _submit(job: Job, words: Sequence[str], say: Callable[[str], None]) -> Job:
     return job
 
 
-def _state(node: Node, store: Store, held: Mapping[str, str]) -> State:
-    if is_done(node, store):
+def _state(node: Node, store: Store, overview: Overview, held: Mapping[str, str]) -> State:
+    """As `plan.states_of`, but what is done is looked into, and what failed is to be done."""
+    if node.digest in overview.finished and is_done(node, store):
         return "done"
-    if store.is_claimed(node.digest):
+    if overview.is_claimed(node.digest):
         return "running"
     return "queued" if node.digest in held else "waiting"
 
