@@ -1,4 +1,4 @@
-"""A sweep whose steps are made up in no time, for tests of everything around them."""
+"""Two sweeps: one whose steps are made up in no time, for tests of everything around them, and a small real one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as nohup and `&` in a script leave it to what they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, str(Path(__file__).parent))  # for tiny_models, which tests of several folders share
+sys.path.insert(0, str(Path(__file__).parent))  # for world and tiny_models, which tests of several folders share
+
+import world as worlds  # type: ignore[import-not-found]
 
 from w2s.execute.local import Outcome
 from w2s.plan import Node, Plan, build, is_done
@@ -106,3 +108,44 @@ def lab(tmp_path, monkeypatch):
     found = Lab(tmp_path)
     monkeypatch.setattr("w2s.execute.local.execute", found.execute)
     return found
+
+
+# -- a real world, see world.py -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory):
+    """A world in which nothing was run."""
+    folder = tmp_path_factory.mktemp("untouched") / "world"
+    return worlds.create(folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def world(untouched, tmp_path):
+    """A world of one's own."""
+    made = untouched.copy(tmp_path / "world")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def whole(untouched, tmp_path_factory):
+    """A world whose sweep ran without interruption, with its output; to read only."""
+    made = untouched.copy(tmp_path_factory.mktemp("whole") / "world")
+    made.printed, made.progress = made.sweep()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def later(whole, tmp_path):
+    """A copy of that world, to go on from."""
+    made = whole.copy(tmp_path / "later")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def steps():
+    """The titles of the sweep's steps."""
+    return worlds.STEPS
