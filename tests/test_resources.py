@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from w2s.errors import SpecError
@@ -24,7 +26,7 @@ from w2s.sweep import expand, on_slurm, read_sweep, sweep_of
 TIME = "write minutes (90), hours '2:00:00' or days '1-12:00:00'"
 GPUS = "write a number above 0, or a type and a number such as a100:4"
 MEM = "write 32G, 500M or a number of MiB"
-SWEEP = {
+SWEEP: dict[str, Any] = {
     "name": "s",
     "tasks": ["movie"],
     "sizes": {"weak_train": 8, "transfer": 8, "val": 4, "test": 8},
