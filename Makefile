@@ -1,5 +1,5 @@
 # make quickstart   install into .venv, fetch the data and models, run sweeps/quickstart.yaml
-# make test         lint, types, tests
+# make test         lint, types, tests; those of SLURM are skipped where none is installed
 # make lint         ruff format --check, ruff check
 # make bench        benchmarks/*.py
 # make coverage     tests with line and branch coverage
@@ -25,6 +25,7 @@ quickstart: .venv/installed
 test: lint types
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m recipe
+	$(BIN)/python -m pytest -m slurm
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
