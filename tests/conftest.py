@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as nohup and `&` in a script leave it to what they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, str(Path(__file__).parent))  # for world and tiny_models, which tests of several folders share
+sys.path.insert(0, str(Path(__file__).parent))  # for modules that tests of several folders share
 
 import world as worlds  # type: ignore[import-not-found]
+from fake_slurm import FakeSlurm  # type: ignore[import-not-found]
 
 from w2s.execute.local import Outcome
 from w2s.plan import Node, Plan, build, is_done
@@ -102,12 +104,29 @@ def _write(path: Path, **columns: Any) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def made_up(tmp_path, monkeypatch):
     """A lab in an empty folder, with the cache in it too."""
     monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
     found = Lab(tmp_path)
     monkeypatch.setattr("w2s.execute.local.execute", found.execute)
     return found
+
+
+@pytest.fixture
+def lab(made_up):
+    """The same by the name that most tests know it by."""
+    return made_up
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Made-up programs of SLURM on PATH, in a process that is in no job."""
+    made = FakeSlurm(tmp_path / "fake slurm")
+    monkeypatch.setenv("PATH", f"{made.bin}:/usr/bin:/bin")
+    for name in os.environ:
+        if name.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_")):
+            monkeypatch.delenv(name)
+    return made
 
 
 # -- a real world, see world.py -------------------------------------------------------------------------------------
