@@ -1,4 +1,4 @@
-"""The parent's end of a group of ranks under torchrun, which behaves as one worker.
+"""The parent's end of a group of ranks, which behaves as one worker; here under torchrun, in `srun` over nodes.
 
 torchrun closes what the ranks would inherit and gives each a session of its own, so they connect to a Unix socket of
 the parent. A rank that stumbles leaves the others waiting in a collective for ever: what ends one ends the group.
@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,8 @@ REAP_S = 2.0  # processes that were killed may take so long to be gone
 HUNG_S = 10.0  # rank 0 may take so much longer to stop than another one: it may wait in a collective for that one
 SETTLE_S = 1.0  # the end of a rank may be seen so much later than that others complain of it
 COMPLAINTS = ("again", "failed")
+COMERS = 64  # so many more connections than ranks are heard out at a time
+HELLO_BYTES = 4096  # who says more before it has said who it is, is no rank
 LONGEST_PATH = 90  # bytes of a Unix socket's name; systems allow 100 or a few more
 
 # A signal that a scheduler sends to all processes must not make torchrun hurry the ranks, which save what they have.
@@ -49,7 +51,9 @@ except ChildFailedError as error:
 
 
 @dataclass
-class _Rank:
+class Rank:
+    """One that is here, and what it has to do with the step in hand."""
+
     link: Link
     pid: int
     given: bool = False  # it was handed the step in hand
@@ -57,11 +61,13 @@ class _Rank:
 
 
 class RankGroup(WorkerProcess):
-    """A launched group. `self.process` is torchrun; a rank is here once it has connected."""
+    """A launched group. `self.process` is the launcher; a rank is here once it has connected and said who it is."""
+
+    launcher = "the launcher of the ranks"
 
     def launch(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Open the door for the ranks and start torchrun."""
-        self.ranks: dict[int, _Rank] = {}
+        """Open the door for the ranks and start their launcher."""
+        self.ranks: dict[int, Rank] = {}
         self.newcomers: list[Link] = []  # have connected, and not said yet who they are
         self.request = b""
         self.complaints: list[dict[str, Any]] = []
@@ -70,6 +76,10 @@ class RankGroup(WorkerProcess):
         self.folder: Path | None = None
         self.door: socket.socket | None = None
         self.report: IO[bytes] | None = None
+        return self.start_launcher(arguments)
+
+    def start_launcher(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start torchrun, whose ranks come to a Unix socket that is this user's alone."""
         path = self._open_door()
         self.report = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
         launcher = ["--standalone", "--nproc-per-node", str(self.slot.ranks), "--max-restarts", "0"]
@@ -157,21 +167,21 @@ class RankGroup(WorkerProcess):
         early = [number for number in codes if number not in self.ranks]  # ended before it could connect
         if not dead and not early and self.stopped_s is not None:
             return how_it_ended(EXIT_CODE, self._who())
-        if not dead and not codes:
-            return how_it_ended(self.process.returncode, "the launcher of the ranks")
-        self.rank = [*dead, *early, *codes][0]
+        if self._launcher_fell(dead, codes):
+            return how_it_ended(self.process.returncode, self.launcher)
+        self.rank = self._culprit(dead, early, codes)
         if dead and not self.ranks[self.rank].given:  # it died idle, which says nothing about the step in hand
             self.begun = False
-        if not codes:  # torchrun did not tell
+        code = self._code(codes)
+        if code is None:  # the launcher did not tell
             return f"{self._who()} ended in the middle of the step"
-        return how_it_ended(codes.get(self.rank, 0), self._who())
+        return how_it_ended(code, self._who())
 
     def ask_to_end(self) -> None:
         """With a step in hand: every rank is to save what can be saved. An idle group has nothing to do before."""
         if self.digest is not None:
             for rank in self.ranks.values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(rank.pid, signal.SIGUSR1)
+                self._ask_to_stop(rank)
 
     def kill(self) -> None:
         """End all ranks, torchrun, and all they started, at once, and free what belongs to them here."""
@@ -179,10 +189,7 @@ class RankGroup(WorkerProcess):
         whole = len(self.ranks) == self.slot.ranks
         self._shut()  # a rank that comes later finds nobody, and leaves
         self._kill_ranks()
-        deadline_s = time.monotonic() + REAP_S
-        while (handles := self.handles()) and time.monotonic() < deadline_s:  # the end of its socket is that of a rank
-            process.wait_for(handles, process.LOOK_S)
-            self.read()
+        self._await_ranks()
         if whole:
             self.wait(REAP_S)  # torchrun sees to the end of its children, and then it ends itself
         kill_session(self.pid)
@@ -191,8 +198,8 @@ class RankGroup(WorkerProcess):
 
     def close(self) -> None:
         """Free what belongs to it here."""
-        for link in [*self.newcomers, *(rank.link for rank in self.ranks.values())]:
-            link.close()
+        for rank in self.ranks.values():
+            rank.link.close()
         self._shut()
         if self.report is not None:
             self.report.close()
@@ -201,32 +208,83 @@ class RankGroup(WorkerProcess):
     def _who(self) -> str:
         return f"rank {self.rank} of {self.slot.ranks}"
 
+    def _launcher_fell(self, dead: list[int], codes: dict[int, int]) -> bool:
+        """True where the end of the launcher is not due to a rank."""
+        return not dead and not codes
+
+    def _culprit(self, dead: list[int], early: list[int], codes: dict[int, int]) -> int:
+        """Which rank is to be named, of those that went without a word, came never, or of which the launcher told."""
+        return [*dead, *early, *codes][0]
+
+    def _code(self, codes: dict[int, int]) -> int | None:
+        """How the rank that is named ended; None where nobody told."""
+        return codes.get(self.rank or 0, 0) if codes else None
+
+    def _ask_to_stop(self, rank: Rank) -> None:
+        """SIGUSR1 in its process."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank.pid, signal.SIGUSR1)
+
     def _kill_ranks(self) -> None:
+        """End those that are here, at once."""
         for rank in self.ranks.values():
             kill_session(rank.pid)
 
+    def _await_ranks(self) -> None:
+        """Wait, not for long, until those that were killed are gone, of which the end of their sockets tells."""
+        deadline_s = time.monotonic() + REAP_S
+        while (handles := self.handles()) and time.monotonic() < deadline_s:
+            process.wait_for(handles, process.LOOK_S)
+            self.read()
+
     def _let_in(self) -> None:
-        while self.door is not None and readable(self.door.fileno()):
-            handle = self.door.accept()[0].detach()
-            self.newcomers.append(Link(handle, handle))
+        for link in self._comers():
+            self.newcomers.append(link)
+            if len(self.newcomers) > self.slot.ranks + COMERS:
+                self.newcomers.pop(0).close()
         for link in list(self.newcomers):
-            if hello := link.read():
-                number = hello[0]["rank"]
-                self.ranks[number] = _Rank(link, hello[0]["pid"])
+            hello = link.read()
+            number = self._number(hello[0]) if hello else None
+            if number is not None:
+                link.limit = None
+                link.put_back(hello[1:])
+                self.ranks[number] = Rank(link, hello[0]["pid"])
                 if self.digest is not None and (number == 0 or self.begun):
                     self._hand(self.ranks[number])
+            elif hello or link.closed:
+                link.close()
             if hello or link.closed:
                 self.newcomers.remove(link)
         if len(self.ranks) == self.slot.ranks:
             self._shut()
 
-    def _hand(self, rank: _Rank) -> None:
+    def _comers(self) -> Iterator[Link]:
+        """Who stands at the door, as many as there may be at once."""
+        for _ in range(self.slot.ranks + COMERS):
+            if self.door is None or not readable(self.door.fileno()):
+                return
+            with contextlib.suppress(OSError):  # it left meanwhile
+                connection = self._accept(self.door)
+                handle = connection.detach()
+                yield Link(handle, handle, HELLO_BYTES)
+
+    def _accept(self, door: socket.socket) -> socket.socket:
+        return door.accept()[0]
+
+    def _number(self, hello: Any) -> int | None:
+        """Which rank says so of itself; None where it is none of ours."""
+        return int(hello["rank"])
+
+    def _hand(self, rank: Rank) -> None:
         with contextlib.suppress(BrokenPipeError):  # its death is noticed elsewhere
             rank.link.send(self.request)
             rank.given = True
 
     def _shut(self) -> None:
-        """Nobody else is to come: close the door, and leave nothing of it on the disk."""
+        """Nobody else is to come: close the door, also to who stands in it, and leave nothing of it on the disk."""
+        for link in self.newcomers:
+            link.close()
+        self.newcomers = []
         if self.door is not None:
             self.door.close()
         if self.folder is not None:

@@ -36,12 +36,17 @@ main()
 
 
 class Link:
-    """The parent's end of a conversation with one process: JSON lines out on one descriptor, in on another."""
+    """The parent's end of a conversation with one process: JSON lines out on one descriptor, in on another.
 
-    def __init__(self, outgoing: int, incoming: int) -> None:
-        self.outgoing, self.incoming = outgoing, incoming
+    `limit`: it counts as closed once it has said more bytes than that; None for one that is known.
+    """
+
+    def __init__(self, outgoing: int, incoming: int, limit: int | None = None) -> None:
+        self.outgoing, self.incoming, self.limit = outgoing, incoming, limit
         self.closed = False  # it will say nothing more
+        self._said = 0  # bytes
         self._part = b""
+        self._again: list[dict[str, Any]] = []
 
     def send(self, line: bytes) -> None:
         """Raises BrokenPipeError where the other end is gone."""
@@ -58,14 +63,19 @@ class Link:
                 data = os.read(self.incoming, 1 << 16)
             except OSError:  # a socket tells so that its other end was killed
                 data = b""
-            self.closed = not data
+            self._said += len(data)
+            self.closed = not data or (self.limit is not None and self._said > self.limit)
             self._part += data
         *lines, self._part = self._part.split(b"\n")
-        found = []
+        found, self._again = self._again, []
         for line in lines:
-            with contextlib.suppress(ValueError):  # a signal may cut a line off
+            with contextlib.suppress(ValueError, RecursionError):  # a signal may cut a line off
                 found.append(json.loads(line))
         return found
+
+    def put_back(self, messages: list[dict[str, Any]]) -> None:
+        """Have these read once more."""
+        self._again = messages
 
     def close(self) -> None:
         """Free the descriptors; harmless when repeated."""
@@ -116,8 +126,12 @@ class WorkerProcess:
         """
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self.stderr, stderr=self.stderr, pass_fds=handles,
-            env=environment(self.slot, os.environ), start_new_session=True,
+            env=self.environment(), start_new_session=True,
         )  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """What the process finds in its environment."""
+        return environment(self.slot, os.environ)
 
     @property
     def pid(self) -> int:

@@ -1,13 +1,13 @@
 """A long-lived process that runs steps, alone or as one rank of a group: requests in as JSON lines, replies out.
 
-    request  {"digest", "spec"}, or {"quit": true}
+    request  {"digest", "spec"}, or {"quit": true}, or {"stop": true}, which is SIGUSR1 over a distance
     reply    {"digest", "event": "begin"}
              {"digest", "event": "progress", "what", "done", "total"}
              {"digest", "event": "done" | "reused" | "busy"}
              {"digest", "event": "failed", "reason", "detail", "disk_full", "retire"}
              {"digest", "event": "again", "reason"}     once more, in a fresh process
              {"event": "stopped"}                       on request; whatever could be saved is saved
-             {"rank", "pid"}                            of a rank, before all else
+             {"rank", "pid", "secret"}                  of a rank, before all else; the secret where it dials
 
 A worker that retires or failed as a rank takes no further step. In a group rank 0 alone tells how a step goes on; any
 rank may tell that it failed. Standard output and error are never used for the protocol: during a step they are its log,
@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,6 +48,8 @@ from w2s.store import Store
 BODY = "w2s.steps:run_step"
 PROGRESS_S = 0.1  # at most one progress line per so many seconds, so that a fast loop does not drown the parent
 REASON_CHARS = 2000
+DIAL_S = 20.0  # an address that does not answer is given up after so long
+SECRET, ADDRESSES = "W2S_RANKS_SECRET", "W2S_RANKS_PARENT"  # names in the environment of a rank that dials
 E = TypeVar("E", bound=BaseException)
 KINDS: dict[str, type[AnyStep]] = {"materialize": MaterializeSpec, "features": FeaturesSpec, "train": TrainSpec}
 
@@ -101,11 +103,14 @@ class Reporter:
 class Worker:
     """Runs one step after the other in the main thread; `body` is imported with the first, into its log.
 
-    `rank`: None for a worker that is alone.
+    `rank`: None for a worker that is alone. `patient`: SIGTERM may come twice, as from SLURM at the time limit, to the
+    step and then to the job; whoever has no time left sends SIGKILL.
     """
 
-    def __init__(self, store: Store, body: str, replies: Replies, rank: int | None = None) -> None:
-        self.store, self.body, self.replies, self.rank = store, body, replies, rank
+    def __init__(
+        self, store: Store, body: str, replies: Replies, rank: int | None = None, patient: bool = False
+    ) -> None:
+        self.store, self.body, self.replies, self.rank, self.patient = store, body, replies, rank, patient
         self.requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()  # its put is safe in a signal handler
         self.stopping = Stopping()
         self.running = False
@@ -144,7 +149,9 @@ class Worker:
                     self.replies.send(digest=digest, event="again", reason=str(again))
                     return True
                 except BaseException as error:  # a library may raise anything, SystemExit included
-                    if self.stopping.asked and _comes_from(error, Stopped):
+                    # Ranks agree to stop as soon as one was asked to; the wish may be on its way to this one.
+                    if (self.stopping.asked or self.rank is not None) and _comes_from(error, Stopped):
+                        self.stopping.asked = True
                         raise Stopped from None
                     failure = explain(error, log, engine_of(request))
                     with contextlib.suppress(OSError):
@@ -190,7 +197,7 @@ class Worker:
 
     def on_signal(self, number: int, _: Any) -> None:
         """Stop: the running step when it can, give back what it holds, then leave."""
-        if number == signal.SIGTERM:
+        if number == signal.SIGTERM and not self.patient:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
         if self.stopping.asked:
             return
@@ -326,7 +333,11 @@ def listen(handle: int, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
     """Read requests until there can be no more, which means that the parent is gone."""
     with contextlib.suppress(OSError, ValueError), open(handle, "rb", closefd=False) as pipe:
         for line in pipe:
-            requests.put(json.loads(line))
+            request = json.loads(line)
+            if request.get("stop"):
+                os.kill(os.getpid(), signal.SIGUSR1)
+            else:
+                requests.put(request)
     leave()
 
 
@@ -341,28 +352,62 @@ def connected(path: str) -> int:
     return parent.detach()
 
 
+def dialled(port: int, addresses: Sequence[str]) -> int:
+    """A descriptor for both directions, to the parent on another host, at the first address where somebody answers.
+
+    Raises SystemExit where nobody does.
+    """
+    tried = []
+    for address in dict.fromkeys(addresses):
+        try:
+            parent = socket.create_connection((address, port), timeout=DIAL_S)
+        except OSError as error:
+            tried.append(f"{address}: {error}")
+            continue
+        parent.settimeout(None)
+        keep_alive(parent)
+        return parent.detach()
+    sys.exit(f"the parent of this rank does not answer on port {port} ({'; '.join(tried)})")
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let the end of the other host be noticed, which says no goodbye, within two minutes; and send at once."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 120_000)):
+        if hasattr(socket, name):  # not every system lets them be set
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Serve until told to quit, or until the parent is gone."""
     parser = argparse.ArgumentParser(prog="python -m w2s.execute.worker", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("--requests", type=int, help="descriptor to read requests from")
     parser.add_argument("--replies", type=int, help="descriptor to write replies to")
     parser.add_argument("--connect", help="instead of these, the Unix socket of the parent; RANK says who we are")
+    parser.add_argument("--dial", type=int, help="instead of these, the TCP port of the parent; see `srun`")
     parser.add_argument("--store", type=Path, required=True, help="folder of the artifacts")
     parser.add_argument("--body", default=BODY, help="module:function that runs a step")
     given = parser.parse_args(arguments)
     own_streams()
     faulthandler.enable(file=2)
-    rank = int(os.environ["RANK"]) if given.connect else None
-    incoming, outgoing = (connected(given.connect),) * 2 if given.connect else (given.requests, given.replies)
+    rank = int(os.environ["RANK"]) if given.connect or given.dial else None
+    hello: dict[str, Any] = {"rank": rank, "pid": os.getpid()}
+    incoming, outgoing = given.requests, given.replies
+    if given.connect:
+        incoming = outgoing = connected(given.connect)
+    if given.dial:
+        hello["secret"] = os.environ.pop(SECRET)  # what a step starts has no business with it
+        incoming = outgoing = dialled(given.dial, os.environ.pop(ADDRESSES).split())
     for handle in (incoming, outgoing):
         os.set_inheritable(handle, False)  # a program started by a step must not hold our pipes open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, and it decides
-    worker = Worker(Store(given.store), given.body, Replies(outgoing), rank)
+    worker = Worker(Store(given.store), given.body, Replies(outgoing), rank, patient=bool(given.dial))
     for number in SIGNALS:
         signal.signal(number, worker.on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher of a group blocks them
     if rank is not None:
-        worker.replies.send(rank=rank, pid=os.getpid())
+        worker.replies.send(**hello)
     threading.Thread(target=listen, args=(incoming, worker.requests), daemon=True).start()
     worker.serve()
     leave()
