@@ -51,7 +51,7 @@ def carry_out(
             blocked[node.digest] = lacking
             say(f"blocked {node.digest[:12]} {node.title}: {_why(lacking, store)}")
     plan = Plan(file.parents[1].name, nodes={node.digest: node for node in ready})
-    engine = _engine(ready)
+    engine = _engine(nodes)
     before = _progress(plan, store)
     try:
         outcome = local.execute(plan, store, engine=engine, display=display, places=_places(engine, env))
