@@ -19,6 +19,7 @@ from w2s.execute.group import RankGroup
 from w2s.execute.process import GRACE_S, STOP_GRACE_S, WorkerProcess, end_all, wait_for
 from w2s.execute.schedule import Idle, Schedule, warmth
 from w2s.execute.slots import Launcher, Slot, machine_slots
+from w2s.execute.srun import SrunGroup
 from w2s.execute.worker import BODY, log_path
 from w2s.plan import Node, Plan, is_done
 from w2s.spec import Engine
@@ -29,7 +30,7 @@ TICK_S = 0.25  # dead workers are noticed and the view is redrawn this often
 POLL_S = 1.0  # steps of other processes are looked at this often
 PATIENCE_S = 1.0  # what stopped a worker may be on its way to this process too
 SHOWN_NEXT = 20
-WORKERS: dict[Launcher | None, type[WorkerProcess]] = {None: WorkerProcess, "torchrun": RankGroup}
+WORKERS: dict[Launcher | None, type[WorkerProcess]] = {None: WorkerProcess, "torchrun": RankGroup, "srun": SrunGroup}
 
 
 @dataclass
