@@ -11,6 +11,7 @@ import difflib
 import functools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -244,7 +245,7 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     collect = functools.partial(_collect, problems)
     if not NAME.match(file.name):
         problems.append(f"name: {WRONG_NAME} (got {file.name!r})")
-    problems += [f"seeds: {seed} is given twice" for seed in dict.fromkeys(file.seeds) if file.seeds.count(seed) > 1]
+    problems += [f"seeds: {seed} is given twice" for seed, times in Counter(file.seeds).items() if times > 1]
     tasks = {name: collect(_task, name, value, base) for name, value in file.tasks.items()}
     specs: dict[str, Any] = {}
     recipes: dict[str, Any] = {}
