@@ -25,7 +25,9 @@ def srun(words: list[str]) -> int:
     assert each * nodes == count
     if log := os.environ.get("FAKE_SRUN_LOG"):
         with open(log, "a") as file:
-            file.write(json.dumps({"options": options, "words": words, "pid": os.getpid()}) + "\n")
+            file.write(
+                json.dumps({"options": options, "words": words, "pid": os.getpid(), "env": sorted(os.environ)}) + "\n"
+            )
     if gate := os.environ.get("FAKE_SRUN_GATE"):
         Path(gate).open().close()  # starts nothing until somebody opens the other end
     if refusal := os.environ.get("FAKE_SRUN_REFUSES"):

@@ -28,6 +28,7 @@ JOB = {
     "SLURM_JOB_CPUS_PER_NODE": "4(x2)",
     "SLURM_PROCID": "0",  # the batch script's own, no rank's
     "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_GPUS_PER_TASK": "1",  # would show each rank another GPU, as number 0
 }
 
 
@@ -125,7 +126,8 @@ def test_a_group_works_through_steps_and_a_rank_that_dies_is_named_and_takes_it_
     assert call["options"].items() >= {
         "--ntasks": "2", "--nodes": "2", "--ntasks-per-node": "1", "--cpus-per-task": "4", "--kill-on-bad-exit": "1",
     }.items()  # fmt: skip
-    assert ranks.secret not in job.read_text()  # everyone on the machine can read commands
+    assert not {"SLURM_CPU_BIND", "SLURM_GPUS_PER_TASK"} & set(call["env"])
+    assert ranks.secret not in json.dumps([call["options"], call["words"]])  # everyone on the machine can read commands
 
 
 @pytest.mark.parametrize(("action", "how"), [("exit:3", "exited with code 3 in"), ("exit:0", "ended in")])

@@ -32,8 +32,10 @@ ON_CPU = "W2S_RANKS_ON_CPU"  # SLURM shows a rank the job's GPUs; this one is to
 REPORT_BYTES = 1 << 16
 
 # Choices for the job's own tasks, or for an outer srun, that srun would take up again and that contradict ours.
-FORGET = ("SLURM_CPUS_PER_TASK", "SLURM_TRES_PER_TASK")
-FORGET_PREFIXES = ("SLURM_CPU_BIND", "SLURM_MEM_BIND")
+# Without those about GPUs every rank sees all that the job has on its node, and takes the one that LOCAL_RANK names;
+# with `--gpu-bind=none` instead, SLURM 22.05 would tell a rank of no GPU at all.
+FORGET = ("SLURM_CPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU")
+FORGET_PREFIXES = ("SLURM_CPU_BIND", "SLURM_MEM_BIND", "SLURM_GPU_BIND", "SLURM_TRES_BIND")
 
 # All tasks of a node are born in one process group, but a rank that leaves ends its own with all it started.
 BOOT = """
@@ -180,7 +182,6 @@ def command(env: Mapping[str, str], ranks: int, nodes: int) -> list[str]:
         "srun", f"--ntasks={ranks}", f"--nodes={nodes}", f"--ntasks-per-node={each}", "--distribution=block",
         f"--cpus-per-task={cpus_per_rank(env, each)}",  # srun does not take that over from the job
         "--overlap",  # a group that replaces another must not wait until SLURM has cleared that one away
-        "--gpu-bind=none",  # a rank sees all GPUs of its node, and takes the one that LOCAL_RANK names
         "--kill-on-bad-exit=1", "--export=ALL", "--mpi=none", "--input=none",
     ]  # fmt: skip
 
