@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,8 +113,8 @@ def is_slurm(launcher: str, steps_per_task: int | None, max_parallel: int | None
     return False
 
 
-def launch(yaml: Path, found: Sweep, results: Path, dry_run: bool, restart_step: bool) -> int:
-    """Submit what is missing of a sweep; 0 also where nothing is."""
+def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run: bool, restart_step: bool) -> int:
+    """Submit what is missing of a sweep; 0 also where nothing is. `yaml` and `sets`: where it was read from."""
     from w2s import plan as plans
     from w2s.cli import describe, restart
     from w2s.execute import cluster, jobs, submit
@@ -129,7 +130,7 @@ def launch(yaml: Path, found: Sweep, results: Path, dry_run: bool, restart_step:
         for line in _shown(drafted):
             print(line)
         return 0
-    _require_fetched(yaml, planned, drafted)
+    _require_fetched(shlex.join(["w2s", "prefetch", str(yaml), *(f"--set={one}" for one in sets)]), planned, drafted)
     submit.check(drafted)
     store.require_writable()
     if restart_step:
@@ -140,8 +141,7 @@ def launch(yaml: Path, found: Sweep, results: Path, dry_run: bool, restart_step:
     if not drafted.waves.arrays:
         return _nothing_to_submit(drafted, results)
     submit.send(drafted, lambda line: print(line, flush=True))
-    where = "" if results == RESULTS else f" --results {shlex.quote(str(results))}"
-    print(f"you may log out now; `w2s status {planned.name}{where}` tells how far it is")
+    print(f"you may log out now; `{_command('status', planned.name, results)}` tells how far it is")
     return 0
 
 
@@ -154,7 +154,11 @@ def _asked(queue: Queue) -> Queue:
     return queue
 
 
-def _require_fetched(yaml: Path, planned: Plan, drafted: Draft) -> None:
+def _command(name: str, sweep: str, results: Path) -> str:
+    return shlex.join(["w2s", name, sweep, *([] if results == RESULTS else ["--results", str(results)])])
+
+
+def _require_fetched(prefetch: str, planned: Plan, drafted: Draft) -> None:
     """Raise MachineError where jobs would need something that is not on this machine's disk: nodes have no network."""
     from w2s.cli.catalogue import unfetched
     from w2s.errors import MachineError
@@ -163,7 +167,7 @@ def _require_fetched(yaml: Path, planned: Plan, drafted: Draft) -> None:
     if missing := unfetched(to_do):
         raise MachineError(
             "\n".join([*(f"not fetched yet: {what}" for what in missing),
-                       f"`w2s prefetch {shlex.quote(str(yaml))}` fetches it, on a machine with a network"])
+                       f"`{prefetch}` fetches it, on a machine with a network"])
         )  # fmt: skip
 
 
@@ -173,7 +177,8 @@ def _nothing_to_submit(drafted: Draft, results: Path) -> int:
 
     if drafted.states["done"] == len(drafted.plan.nodes):
         return report(drafted.plan.name, results)
-    print(f"nothing is left to submit; `w2s cancel {drafted.plan.name}` would take out what is in the queue")
+    out = f"; `{_command('cancel', drafted.plan.name, results)}` would take out what is in the queue"
+    print(f"nothing is left to submit{out if drafted.states['queued'] else ''}")
     return 0
 
 
@@ -196,7 +201,11 @@ def _shown(drafted: Draft) -> list[str]:
         ids.append(f"JOB{len(ids) + 1}")
         steps = sum(len(line) for line in drafted.waves.lines[array.wave][array.after : array.after + array.tasks])
         number = drafted.first_wave + array.wave
-        lines += [f"# {ids[-1]}: wave {number}, {steps} steps", shlex.join(drafted.array_words(array, ids)), ""]
+        lines += [
+            f"# {ids[-1]}: wave {number}, {steps} step{'s'[: steps > 1]}",
+            shlex.join(drafted.array_words(array, ids)),
+            "",
+        ]
     if ids:
         lines += ["# the tables", shlex.join(drafted.tables_words(ids)), ""]
     text = drafted.script.read_text(encoding="utf-8").rstrip("\n")
