@@ -330,6 +330,12 @@ def test_each_rank_gets_its_share_of_the_cores():
     assert srun.cpus_per_rank({}, 2) == 1
 
 
+def test_a_step_asks_for_all_gpus_of_its_nodes():
+    assert "--gpus-per-node=4" in srun.command({**JOB, "SLURM_GPUS_ON_NODE": "4"}, 8, 2)
+    for env in (JOB, {**JOB, "SLURM_GPUS_ON_NODE": "0"}):
+        assert not [word for word in srun.command(env, 8, 2) if "gpu" in word]
+
+
 def test_a_task_learns_from_slurm_which_rank_it_is():
     task = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2",
             "SLURM_NTASKS": "1", "MASTER_ADDR": "node1", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",

@@ -178,10 +178,13 @@ def node_count(env: Mapping[str, str], ranks: int) -> int:
 def command(env: Mapping[str, str], ranks: int, nodes: int) -> list[str]:
     """The call of srun, up to the program of a rank. `env`: of the job."""
     each = ranks // nodes
+    gpus = env.get("SLURM_GPUS_ON_NODE", "")
     return [
         "srun", f"--ntasks={ranks}", f"--nodes={nodes}", f"--ntasks-per-node={each}", "--distribution=block",
         f"--cpus-per-task={cpus_per_rank(env, each)}",  # srun does not take that over from the job
         "--overlap",  # a group that replaces another must not wait until SLURM has cleared that one away
+        # Of a job that asked for `--gpus` in all, a step of 22.05 would see fewer on its first node.
+        *([f"--gpus-per-node={gpus}"] if gpus.isdecimal() and gpus != "0" else []),
         "--kill-on-bad-exit=1", "--export=ALL", "--mpi=none", "--input=none",
     ]  # fmt: skip
 
