@@ -22,18 +22,6 @@ HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "sci
 
 
 @pytest.fixture
-def ask(capsys):
-    """Runs one command: (exit code, what it printed, its complaints)."""
-
-    def run(*words):
-        code = cli.main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
 def sweep(lab, ask):
     """Runs a command of the lab's sweep."""
     return lambda command, *words: ask(command, lab.yaml, "--results", lab.results, *words)

@@ -161,3 +161,23 @@ def test_devices_are_counted_with_the_tool_on_the_path_and_without_it_there_are_
 def test_this_machine_has_a_core_and_some_memory():
     assert cpu_count() >= 1
     assert memory_bytes() > 2**28
+
+
+def test_a_slurm_job_has_what_slurm_gave_it_also_where_the_site_binds_nothing(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    cores, total = cpu_count(), memory_bytes()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "16")
+    assert (cpu_count(), memory_bytes()) == (cores, total), "left over in a shell that is in no job"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert (cpu_count(), memory_bytes()) == (1, 16 * 2**20)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "100000")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # which is how SLURM says: all of it
+    assert (cpu_count(), memory_bytes()) == (cores, total)
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "8")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert memory_bytes() == 16 * 2**20
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "(null)")
+    assert (cpu_count(), memory_bytes()) == (cores, total)
