@@ -189,6 +189,7 @@ def test_the_same_command_submits_only_what_is_missing(site, launch, slurm):
         "nothing is left to submit; `w2s cancel made_up` would take out what is in the queue",
     ]
     assert slurm.calls("sbatch") == []
+    assert not any(line.startswith("sbatch") for line in launch("--dry-run")[1].splitlines())
     site.finish(site.node("data movie"))
     slurm.ends("11", "12_1")
     code, out, _ = launch()

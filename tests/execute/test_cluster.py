@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from w2s.errors import MachineError, SpecError
@@ -132,6 +134,16 @@ def test_a_program_that_fails_without_a_word(path):
     said(path, "sbatch", "", "", 3)
     with pytest.raises(MachineError, match=r"^sbatch: ended with code 3$"):
         cluster.submit(["sbatch", "x"])
+
+
+def test_a_program_that_does_not_come_back(path, monkeypatch):
+    os.mkfifo(path / "never")
+    (path / "sbatch").write_text(f'#!/bin/sh\nread answer < "{path}/never"\n')
+    (path / "sbatch").chmod(0o755)
+    monkeypatch.setattr(cluster, "PATIENCE_S", 0.05)
+    with pytest.raises(MachineError) as caught:
+        cluster.submit(["sbatch", "x"])
+    assert str(caught.value) == "sbatch: no answer within 0.05 s; is SLURM up? (`scontrol ping`)"
 
 
 def test_what_is_not_utf_8_does_no_harm(path):
