@@ -195,6 +195,12 @@ def test_a_model_overrides_field_by_field_and_null_takes_back():
     assert own == Resources(partition="gpu", time="8:00:00", gpus=1, options=("--nice=5",))
 
 
+def test_gpus_of_a_job_over_several_nodes_are_asked_for_by_node():
+    words = slurm(gpus="a100:16", nodes=2).sbatch(Processes(nodes=2, per_node=8))
+    assert words == ("--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=a100:8")
+    assert "--gpus=8" in slurm(gpus=8).sbatch(Processes())
+
+
 def test_one_kind_of_gpus_replaces_the_other():
     assert of_model(slurm(gpus=1), {"gpus_per_node": 8}, "") == Resources(gpus_per_node=8)
     assert of_model(slurm(gpus_per_node=8), {"gpus": "a100:1"}, "") == Resources(gpus="a100:1")

@@ -109,6 +109,13 @@ class Resources(Spec):
             return count_of(self.gpus_per_node)
         return count_of(self.gpus) // (self.nodes or 1) if self.gpus is not None else 0
 
+    def _each(self, nodes: int) -> int | str | None:
+        """GPUs to ask for by node, since of a number for the job SLURM might give one node more than another."""
+        if self.gpus is None or nodes == 1:
+            return self.gpus_per_node
+        kind, colon, _ = str(self.gpus).rpartition(":")
+        return f"{kind}{colon}{self.gpus_on_a_node}"
+
     def sbatch(self, lie: Processes) -> tuple[str, ...]:
         """As options of sbatch, for jobs whose processes lie so."""
         given = {
@@ -119,8 +126,8 @@ class Resources(Spec):
             "time": self.time,
             "nodes": lie.nodes,  # never left to SLURM: GPUs for one process may not lie on several nodes
             "ntasks-per-node": lie.per_node,
-            "gpus": self.gpus,
-            "gpus-per-node": self.gpus_per_node,
+            "gpus": self.gpus if lie.nodes == 1 else None,
+            "gpus-per-node": self._each(lie.nodes),
             "cpus-per-task": self.cpus,
             "mem": self.mem,
         }
