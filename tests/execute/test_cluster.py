@@ -273,7 +273,16 @@ def test_nobody_is_asked_whether_to_cancel(path, monkeypatch):
     (path / "scancel").write_text('#!/bin/sh\n[ -z "$SCANCEL_INTERACTIVE" ] && ! read answer\n')
     (path / "scancel").chmod(0o755)
     monkeypatch.setenv("SCANCEL_INTERACTIVE", "1")
-    cluster.cancel(["1"])
+    reader, writer = os.pipe()
+    os.write(writer, b"n\n")
+    usual = os.dup(0)
+    os.dup2(reader, 0)  # somebody sits there
+    try:
+        cluster.cancel(["1"])
+    finally:
+        os.dup2(usual, 0)
+        for handle in (usual, reader, writer):
+            os.close(handle)
 
 
 def test_a_job_is_put_back(slurm):

@@ -16,6 +16,7 @@ from fake_lab import Lab, plan_of  # type: ignore[import-not-found]
 from w2s.errors import MachineError, SpecError
 from w2s.execute import jobs, line
 from w2s.execute.display import Display
+from w2s.execute.schedule import Schedule
 from w2s.execute.slots import Slot
 from w2s.plan import build
 from w2s.spec import Engine
@@ -55,7 +56,12 @@ class Task:
 
 @pytest.fixture
 def task(made_up, monkeypatch):
+    def execute(plan, store, **more):
+        Schedule(plan.nodes.values())  # as the real one: refuses steps whose parents are not in the plan
+        return made_up.execute(plan, store, **more)
+
     monkeypatch.setattr(line, "POLL_S", 0.0)
+    monkeypatch.setattr("w2s.execute.local.execute", execute)
     return Task(made_up)
 
 
