@@ -128,3 +128,11 @@ def test_all_of_it_is_told_at_once(machine):
         "engine.attention",
         "engine.compile",
     ]
+
+
+def test_where_steps_run_on_other_machines_only_packages_count(machine):
+    machine.package("flash_attn")
+    assert len(lacking(FLASH)) == 1
+    assert lacking(FLASH, here=False) == []
+    assert lacking(Engine(mixed_precision="fp16", compile=True), here=False) == []
+    assert len(lacking(Engine(trackers=("wandb",)), here=False)) == 1

@@ -20,6 +20,7 @@ from w2s.execute.schedule import Schedule
 from w2s.execute.slots import Slot
 from w2s.plan import build
 from w2s.spec import Engine
+from w2s.stopping import Asked
 from w2s.sweep import expand, read_sweep
 
 HERE = Path(__file__).parent
@@ -196,6 +197,21 @@ def test_a_parent_that_the_other_process_gives_up_blocks(task):
 
     assert set(task.does(WEAK[0], say=given_up).blocked.values()) == {data}
     assert task.said[-1].endswith("which failed: no luck either")
+
+
+def test_notice_while_a_parent_is_waited_for_puts_the_job_back(task, slurm):
+    lab = task.lab
+    claim = lab.store.claim(lab.node(DATA).digest)
+
+    def notice(text):
+        if "waits for" in text:
+            raise Asked("SIGUSR1")
+
+    with pytest.raises(Asked):
+        task.does(WEAK[0], say=notice, env={"SLURM_JOB_ID": "17"})
+    claim.release()
+    assert slurm.calls() == [["scontrol", "requeue", "17"]]
+    assert lab.made == []
 
 
 # -- places -----------------------------------------------------------------------------------------------------------

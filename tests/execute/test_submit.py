@@ -235,6 +235,19 @@ def test_tasks_that_ended_without_their_step_are_submitted_again_in_new_waves(si
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
+def test_tables_that_slurm_did_not_take_are_submitted_alone(site):
+    site.slurm.answers(takes=3)
+    with pytest.raises(MachineError, match="3 of 4 jobs were submitted"):
+        site.submit()
+    site.slurm.answers(takes=None)
+    site.slurm.forget_calls()
+    (tables,) = site.submit()
+    (call,) = site.slurm.submitted()
+    assert tables.wave == 0
+    assert "--dependency=afterany:11:12:13" in call
+    assert not site.draft().lacks_tables, "there is one now"
+
+
 def test_a_step_in_a_running_task_is_not_submitted_twice(site):
     site.submit()
     site.slurm.runs("11_1")

@@ -116,12 +116,13 @@ def is_slurm(launcher: str, steps_per_task: int | None, max_parallel: int | None
 def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run: bool, restart_step: bool) -> int:
     """Submit what is missing of a sweep; 0 also where nothing is. `yaml` and `sets`: where it was read from."""
     from w2s import plan as plans
-    from w2s.cli import describe, restart
+    from w2s.cli import describe, requirements, restart
     from w2s.execute import cluster, jobs, submit
     from w2s.store import Store
     from w2s.sweep import expand, on_slurm
 
     cluster.require()
+    requirements.require(found.file.engine, here=False)
     found = on_slurm(found)
     planned, store = plans.build(found, expand(found)), Store(results / "store")
     queue = jobs.queue_of(results, describe.sweep_names(results))
@@ -138,7 +139,7 @@ def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run
     plans.write(planned, results / "sweeps" / planned.name)
     describe.remember_command(results, planned.name, shlex.join(["w2s", *sys.argv[1:]]))
     print(_tally(drafted))
-    if not drafted.waves.arrays:
+    if not drafted.lacks_tables:
         return _nothing_to_submit(drafted, results)
     submit.send(drafted, lambda line: print(line, flush=True))
     print(f"you may log out now; `{_command('status', planned.name, results)}` tells how far it is")
@@ -206,7 +207,7 @@ def _shown(drafted: Draft) -> list[str]:
             shlex.join(drafted.array_words(array, ids)),
             "",
         ]
-    if ids:
+    if drafted.lacks_tables:
         lines += ["# the tables", shlex.join(drafted.tables_words(ids)), ""]
     text = drafted.script.read_text(encoding="utf-8").rstrip("\n")
     return [*lines, f"# {drafted.script}:", *text.splitlines()]

@@ -11,14 +11,17 @@ from w2s.execute.slots import cuda_devices
 from w2s.spec import Engine
 
 
-def require(engine: Engine) -> None:
-    """Raise MachineError with a line for each thing that this machine lacks."""
-    if problems := lacking(engine):
+def require(engine: Engine, here: bool = True) -> None:
+    """Raise MachineError with a line for each thing that this machine lacks.
+
+    `here`: steps will run on it, so its devices count, and not only what is installed.
+    """
+    if problems := lacking(engine, here):
         raise MachineError("\n".join(problems))
 
 
-def lacking(engine: Engine) -> list[str]:
-    """What this machine lacks for the settings of an engine, a line each with what to do."""
+def lacking(engine: Engine, here: bool = True) -> list[str]:
+    """What this machine lacks for the settings of an engine, a line each with what to do. `here`: see `require`."""
     problems = [
         f"engine.trackers: {name} is not installed; pip install {name}, or take it out of engine.trackers"
         for name in engine.trackers
@@ -30,7 +33,7 @@ def lacking(engine: Engine) -> list[str]:
             "engine.attention: flash_attention_2 needs the package flash_attn, which is not installed; "
             "pip install flash-attn --no-build-isolation, or use attention sdpa"
         )
-    if not (flash or engine.mixed_precision == "fp16" or engine.compile):
+    if not here or not (flash or engine.mixed_precision == "fp16" or engine.compile):
         return problems
     on_cuda = engine.device != "cpu" and bool(cuda_devices(os.environ))
     absent = "needs a CUDA device, and none is visible here (`w2s doctor` says why)"

@@ -19,6 +19,7 @@ from w2s.execute.display import Display
 from w2s.execute.slots import Slot, cpu_count, cuda_devices, machine_slots
 from w2s.plan import Node, Plan, is_done
 from w2s.spec import Engine, MaterializeSpec, TrainSpec
+from w2s.stopping import Asked
 from w2s.store import Store
 
 POLL_S = 5.0  # parents that another process works on are looked at this often
@@ -44,7 +45,11 @@ def carry_out(
     say(f"line {line} of {file.name} on {socket.gethostname()}: {_titles(nodes)}")
     ready, blocked = [], {}
     for node in nodes:
-        lacking = None if is_done(node, store) else _lacking(node, store, say)
+        try:
+            lacking = None if is_done(node, store) else _lacking(node, store, say)
+        except Asked as stop:
+            _on_notice(str(stop), env, say, moved=True)  # who is waited for is at work
+            raise
         if lacking is None:
             ready.append(replace(node, parents=()))  # those of one wave need nothing of each other
         else:
@@ -56,8 +61,7 @@ def carry_out(
     try:
         outcome = local.execute(plan, store, engine=engine, display=display, places=_places(engine, env))
     except Interrupted as stop:
-        if stop.signal == "SIGUSR1" and "SLURM_JOB_ID" in env:
-            _requeue(env["SLURM_JOB_ID"], say, moved=_progress(plan, store) != before)
+        _on_notice(stop.signal, env, say, moved=_progress(plan, store) != before)
         raise
     outcome.blocked.update(blocked)
     return outcome, Plan(plan.name, nodes={node.digest: node for node in nodes})
@@ -129,8 +133,10 @@ def _progress(plan: Plan, store: Store) -> list[str]:
     return sorted([*done, *(str(path) for digest in plan.nodes for path in store.checkpoints(digest).glob("step-*"))])
 
 
-def _requeue(job: str, say: Callable[[str], None], moved: bool) -> None:
-    """Put this job back into the queue, unless it would go round in circles."""
+def _on_notice(signal: str, env: Mapping[str, str], say: Callable[[str], None], moved: bool) -> None:
+    """Put this job back into the queue where SLURM gave notice of its end, unless it would go round in circles."""
+    if signal != "SIGUSR1" or "SLURM_JOB_ID" not in env:
+        return
     if not moved:
         say(
             "not requeued: since it began, nothing was finished and no checkpoint was reached, so another try would "
@@ -138,7 +144,7 @@ def _requeue(job: str, say: Callable[[str], None], moved: bool) -> None:
         )
         return
     try:
-        cluster.requeue(job)
+        cluster.requeue(env["SLURM_JOB_ID"])
         say("saved; put back into the queue, to go on from there")
     except (MachineError, SpecError) as error:
         say(f"saved, but SLURM does not take the job back ({error}); submit the sweep again")

@@ -47,6 +47,7 @@ class Draft(NamedTuple):
     max_parallel: int | None
     states: Counter[str]
     waits_for: tuple[str, ...]  # jobs of other submissions that make steps of this plan
+    lacks_tables: bool  # something is or will be in the queue, and no job there that writes the tables after it
 
     @property
     def name(self) -> str:
@@ -57,7 +58,7 @@ class Draft(NamedTuple):
     def requests(self) -> list[Request]:
         """What jobs ask for, each once; nothing where there is nothing to submit."""
         asked = [array.request for array in self.waves.arrays]
-        return list(dict.fromkeys([*asked, self.tables])) if asked else []
+        return list(dict.fromkeys([*asked, *([self.tables] if self.lacks_tables else [])]))
 
     def array_words(self, array: Array, ids: Sequence[str]) -> list[str]:
         """The call of sbatch for one array; `ids`: the jobs of the arrays before it."""
@@ -117,10 +118,11 @@ def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, array_size: int
         one_by_one=slurm.max_parallel is not None,
     )
     folder = jobs.folder(results, plan.name)
+    waits_for = tuple(sorted({held[digest] for digest in plan.nodes if digest in held}, key=int))
+    tables = any(job.sweep == plan.name and not job.wave for job in queue.live)
     return Draft(
         plan, results, folder, script_of(slurm.script), made, jobs.last_wave(folder) + 1, asked[""], slurm.notice_s,
-        slurm.max_parallel, Counter(found.values()),
-        tuple(sorted({held[digest] for digest in plan.nodes if digest in held}, key=int)),
+        slurm.max_parallel, Counter(found.values()), waits_for, bool(made.arrays or (waits_for and not tables)),
     )  # fmt: skip
 
 
