@@ -321,6 +321,12 @@ def test_slurms_notice_puts_the_job_back_where_something_moved(stopped, slurm):
     assert stopped.lab.store.has("materialize", next(iter(plan_of({1: []}).nodes)))
 
 
+def test_the_last_task_of_an_array_has_the_arrays_number_and_puts_back_itself_alone(stopped, slurm):
+    env = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "9"}
+    assert stopped.by("SIGUSR1", env=env)[0] == 75
+    assert slurm.calls() == [["scontrol", "requeue", "17_9"]]
+
+
 def test_a_task_that_came_no_further_is_not_put_back_since_it_never_would(stopped, slurm):
     code, said = stopped.by("SIGUSR1", steps=(2,), env={"SLURM_JOB_ID": "17"})
     assert (code, slurm.calls()) == (75, [])

@@ -144,7 +144,14 @@ def _on_notice(signal: str, env: Mapping[str, str], say: Callable[[str], None], 
         )
         return
     try:
-        cluster.requeue(env["SLURM_JOB_ID"])
+        cluster.requeue(_own_name(env))
         say("saved; put back into the queue, to go on from there")
     except (MachineError, SpecError) as error:
         say(f"saved, but SLURM does not take the job back ({error}); submit the sweep again")
+
+
+def _own_name(env: Mapping[str, str]) -> str:
+    """What SLURM is to call this task: the last one of an array has the array's own number, which names them all."""
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env["SLURM_JOB_ID"]
