@@ -119,6 +119,13 @@ def test_how_a_worker_ended():
     assert how_it_ended(75).startswith("the worker was stopped from outside (SIGTERM or SIGUSR1)")
 
 
+def test_what_helps_where_memory_ran_out_depends_on_who_gave_it(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert how_it_ended(-signal.SIGKILL).endswith(": run fewer --workers, or lower engine.micro_batch_size")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert how_it_ended(-signal.SIGKILL).endswith(": raise slurm.mem, or lower engine.micro_batch_size")
+
+
 def hand(worker: WorkerProcess, number: int) -> None:
     worker.send(step_spec(number).digest(), step_spec(number).model_dump(mode="json"))
 

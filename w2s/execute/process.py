@@ -263,9 +263,10 @@ def how_it_ended(code: int, who: str = "the worker") -> str:
     except ValueError:
         name = f"signal {-code}"
     if name == "SIGKILL":
+        more = "raise slurm.mem" if "SLURM_JOB_ID" in os.environ else "run fewer --workers"
         return (
             f"{who} was killed (SIGKILL), as the kernel does when memory runs out: "
-            "run fewer --workers, or lower engine.micro_batch_size"
+            f"{more}, or lower engine.micro_batch_size"
         )
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"):
         return f"{who} crashed in native code ({name}); its log ends with where it was"
