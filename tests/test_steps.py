@@ -8,6 +8,7 @@ import shutil
 import types
 from typing import Any
 
+import fake_nfs  # type: ignore[import-not-found]
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -239,6 +240,15 @@ def test_a_busy_step_is_left_alone(grid, copied):
         claim.release()
     assert steps.run_step(grid.student, copied) == "done"
     assert not copied.is_claimed(grid.student.digest())
+
+
+def test_a_step_that_this_host_believes_absent_is_not_made_again(grid, copied, monkeypatch):
+    digest = grid.student.digest()
+    fake_nfs.mount(monkeypatch)
+    assert not copied.has("train", digest)
+    shutil.copytree(grid.store.path("train", digest), copied.path("train", digest))
+    assert not copied.has("train", digest)
+    assert steps.run_step(grid.student, copied) == "reused"
 
 
 def test_a_failed_step_leaves_no_artifact_and_no_claim(grid, copied):

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import fake_nfs  # type: ignore[import-not-found]
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -345,6 +346,23 @@ def test_an_overview_opens_no_manifest_and_a_damaged_artifact_is_for_others_to_f
     assert store.overview().finished == {A}
     assert not store.has("train", A)
     assert store.damage("train", A) != []
+
+
+def test_an_artifact_that_this_host_believes_absent_is_seen_after_a_refresh(store, monkeypatch):
+    fake_nfs.mount(monkeypatch)
+    assert not store.has("train", A)
+    put(store, A)
+    assert not store.has("train", A), "what the refresh is for"
+    store.refresh("train", B)  # of the same folder
+    assert store.has("train", A)
+    assert [path.name for path in store.path("train", A).parent.iterdir()] == [A]
+
+
+def test_a_refresh_finds_nothing_where_nothing_is_and_refuses_nothing(store, tmp_path):
+    store.refresh("train", A)
+    assert list(store.artifacts()) == []
+    (tmp_path / "file").write_text("no folder")
+    Store(tmp_path / "file").refresh("train", A)
 
 
 def test_many_claims_of_other_hosts_cost_one_look_at_the_clock_of_the_disk(store, monkeypatch):

@@ -85,6 +85,7 @@ def _run_step(spec: AnyStep, store: Store, report: Report, stopping: Stopping) -
         _tell_ranks("busy")
         return "busy"
     try:
+        store.refresh(spec.kind, digest)  # another host may just have made it, and given up its claim
         kept = store.manifest(spec.kind, digest)
         if kept is not None and not lacks_weights(spec, kept):
             _tell_ranks("reused")

@@ -56,6 +56,19 @@ class Store:
         """True where a finished artifact can be read."""
         return self.manifest(kind, digest) is not None
 
+    def refresh(self, kind: str, digest: str) -> None:
+        """Have the next look at an artifact's place ask the disk, where this host may believe that nothing is there.
+
+        An NFS client that found no file says so, from memory, for up to a minute, while the end of a claim is seen at
+        once. It forgets what it believes about a folder when it changes that folder itself. Where nothing can be
+        written, what it believes has to do.
+        """
+        probe = self.path(kind, digest).parent / f".look-{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            make_folder(probe.parent)  # the folder itself may be one that is believed absent
+            probe.touch(exist_ok=False)
+            probe.unlink()
+
     def failure(self, digest: str) -> dict[str, Any] | None:
         """What stopped the last try of this step: {reason, detail, at}; None where nothing did."""
         return read_json(self.work(digest) / "failure.json")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_nfs  # type: ignore[import-not-found]
 import pytest
 from fake_lab import Lab, plan_of  # type: ignore[import-not-found]
 
@@ -183,6 +184,22 @@ def test_a_parent_that_another_process_works_on_is_waited_for(task):
     assert outcome.ok
     assert lab.made == WEAK
     assert task.said[1:] == [f"{WEAK[0]}: waits for {lab.node(DATA).digest[:12]}, which another process works on"]
+
+
+def test_a_parent_that_another_node_made_is_seen_although_this_one_believed_it_absent(task, monkeypatch):
+    lab = task.lab
+    data = lab.node(DATA)
+    claim = lab.store.claim(data.digest)
+    fake_nfs.mount(monkeypatch)
+
+    def done_elsewhere(text):
+        if "waits for" in text:
+            lab.finish(data)
+            claim.release()
+            assert not lab.store.has("materialize", data.digest), "this node does not see it yet"
+
+    assert task.does(WEAK[0], say=done_elsewhere).ok
+    assert lab.made == [WEAK[0]]
 
 
 def test_a_parent_that_the_other_process_gives_up_blocks(task):

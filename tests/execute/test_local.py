@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+import fake_nfs  # type: ignore[import-not-found]
 import pytest
 from fake_lab import alive, plan_of, step_spec, until  # type: ignore[import-not-found]
 
@@ -222,6 +223,20 @@ def test_a_step_of_another_process_is_waited_for_and_taken_from_there(lab, monke
     assert "elsewhere" in recorder.words()
     assert other.wait(30) == 0
     assert lab.runs() == [1, 2]
+
+
+def test_a_step_of_another_node_is_seen_although_this_one_believed_it_absent(lab, monkeypatch):
+    monkeypatch.setattr(local, "POLL_S", 0.05)
+    lab.gate("slow")
+    lab.script({1: "gate:slow"})
+    other = lab.parent({1: []})
+    lab.pid(1)
+    fake_nfs.mount(monkeypatch)
+    recorder = Recorder(elsewhere=lambda _: lab.open_gate("slow"))
+    assert lab.numbers(lab.execute({1: []}, display=recorder).reused) == [1]
+    assert recorder.words().count("start") == 1, "it was not handed out again"
+    assert other.wait(30) == 0
+    assert lab.runs() == [1]
 
 
 def test_a_failure_in_another_process_is_taken_over_not_tried_again(lab, monkeypatch):

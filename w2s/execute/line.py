@@ -101,7 +101,8 @@ def _lacking(node: Node, store: Store, say: Callable[[str], None]) -> str | None
     for kind, parent in _parents(node):
         while not store.has(kind, parent):
             if not store.is_claimed(parent):
-                if store.has(kind, parent):  # finished between the two looks
+                store.refresh(kind, parent)
+                if store.has(kind, parent):  # finished between the two looks, or long ago, unseen by this node
                     break
                 return parent
             if not waited:

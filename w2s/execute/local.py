@@ -322,7 +322,10 @@ class _Run:
             else:
                 del self.elsewhere[digest]
                 failure = self.store.failure(digest)
-                if failure is not None and failure != away.failure:
+                self.store.refresh(node.kind, digest)
+                if is_done(node, self.store):
+                    self._done(node, "reused")
+                elif failure is not None and failure != away.failure:
                     self._failed(node, f"{failure.get('reason', 'failed')} (in another process)")
                 else:
                     self.schedule.requeue(digest)
