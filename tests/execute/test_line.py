@@ -14,7 +14,7 @@ import fake_nfs  # type: ignore[import-not-found]
 import pytest
 from fake_lab import Lab, plan_of  # type: ignore[import-not-found]
 
-from w2s.errors import MachineError, SpecError
+from w2s.errors import Interrupted, MachineError, SpecError
 from w2s.execute import jobs, line
 from w2s.execute.display import Display
 from w2s.execute.schedule import Schedule
@@ -231,6 +231,27 @@ def test_notice_while_a_parent_is_waited_for_puts_the_job_back(task, slurm):
     assert lab.made == []
 
 
+@pytest.mark.parametrize("waited", [True, False])
+def test_who_had_to_wait_for_a_parent_is_put_back_though_its_own_step_came_nowhere(task, slurm, monkeypatch, waited):
+    lab = task.lab
+    if not waited:
+        finish(lab, DATA)
+    claim = lab.store.claim(lab.node(DATA).digest)
+
+    def done_meanwhile(text):
+        if "waits for" in text:
+            finish(lab, DATA)
+
+    def told_to_stop(*_, **__):
+        raise Interrupted("stopped", 75, "SIGUSR1")
+
+    monkeypatch.setattr("w2s.execute.local.execute", told_to_stop)
+    with pytest.raises(Interrupted):
+        task.does(WEAK[0], say=done_meanwhile, env={"SLURM_JOB_ID": "17"})
+    claim.release()
+    assert slurm.calls() == ([["scontrol", "requeue", "17"]] if waited else [])
+
+
 # -- places -----------------------------------------------------------------------------------------------------------
 
 JOB = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": ""}
@@ -301,7 +322,8 @@ class Stopped:
         self.lab.script({2: "gate:never"})
         self.lab.gate("never")
 
-    def by(self, name, steps=(1, 2), env=None):
+    def by(self, name, steps=(1, 2), env=None, after=None):
+        """Signalled once step 2 runs; `after`: once the task has said that."""
         nodes = plan_of({number: [] for number in steps}).nodes
         file = jobs.write_wave(jobs.folder(self.lab.folder, "fake"), 1, [tuple(nodes)], nodes)
         process = subprocess.Popen(
@@ -310,8 +332,13 @@ class Stopped:
         )  # fmt: skip
         self.lab.processes.append(process)
         self.lab.pid(2)
+        begun = ""
+        while after is not None and after not in begun:
+            text = process.stderr.readline()
+            assert text, begun
+            begun += text
         process.send_signal(getattr(signal, name))
-        said = process.communicate(timeout=60)[1]
+        said = begun + process.communicate(timeout=60)[1]
         assert "Traceback" not in said
         return process.returncode, said
 
@@ -348,6 +375,18 @@ def test_a_task_that_came_no_further_is_not_put_back_since_it_never_would(stoppe
     code, said = stopped.by("SIGUSR1", steps=(2,), env={"SLURM_JOB_ID": "17"})
     assert (code, slurm.calls()) == (75, [])
     assert NO_REQUEUE in said
+
+
+def test_a_task_that_waits_for_steps_of_others_is_put_back(stopped, slurm):
+    """It had nothing in hand that a longer limit would have helped."""
+    other = stopped.lab.parent({2: []})
+    stopped.lab.pid(2)
+    code, said = stopped.by("SIGUSR1", steps=(2,), env={"SLURM_JOB_ID": "17"}, after="another process works on it")
+    assert code == 75
+    assert slurm.calls() == [["scontrol", "requeue", "17"]]
+    assert "saved; put back into the queue" in said
+    assert other.poll() is None
+    assert stopped.lab.runs() == [2]
 
 
 def test_on_sigterm_and_outside_a_job_nothing_is_put_back(stopped, slurm):

@@ -43,6 +43,7 @@ def carry_out(
     nodes = jobs.read_line(file, line)
     store = Store(file.parents[3] / "store")
     say(f"line {line} of {file.name} on {socket.gethostname()}: {_titles(nodes)}")
+    before = _progress(nodes, store)
     ready, blocked = [], {}
     for node in nodes:
         try:
@@ -57,11 +58,11 @@ def carry_out(
             say(f"blocked {node.digest[:12]} {node.title}: {_why(lacking, store)}")
     plan = Plan(file.parents[1].name, nodes={node.digest: node for node in ready})
     engine = _engine(nodes)
-    before = _progress(plan, store)
     try:
         outcome = local.execute(plan, store, engine=engine, display=display, places=_places(engine, env))
     except Interrupted as stop:
-        _on_notice(stop.signal, env, say, moved=_progress(plan, store) != before)
+        moved = isinstance(stop, local.Waiting) or _progress(nodes, store) != before
+        _on_notice(stop.signal, env, say, moved)
         raise
     outcome.blocked.update(blocked)
     return outcome, Plan(plan.name, nodes={node.digest: node for node in nodes})
@@ -128,10 +129,11 @@ def _why(parent: str, store: Store) -> str:
     return f"needs {parent[:12]}, which {reason}"
 
 
-def _progress(plan: Plan, store: Store) -> list[str]:
-    """What there is of the steps: artifacts, and names of checkpoints."""
-    done = [node.digest for node in plan.nodes.values() if is_done(node, store)]
-    return sorted([*done, *(str(path) for digest in plan.nodes for path in store.checkpoints(digest).glob("step-*"))])
+def _progress(nodes: list[Node], store: Store) -> set[str]:
+    """What there is of the steps: artifacts, those that were waited for included, and names of checkpoints."""
+    done = {node.digest for node in nodes if is_done(node, store)}
+    read = {parent for kind, parent in {pair for node in nodes for pair in _parents(node)} if store.has(kind, parent)}
+    return done | read | {str(path) for node in nodes for path in store.checkpoints(node.digest).glob("step-*")}
 
 
 def _on_notice(signal: str, env: Mapping[str, str], say: Callable[[str], None], moved: bool) -> None:

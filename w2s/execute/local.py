@@ -33,6 +33,10 @@ SHOWN_NEXT = 20
 WORKERS: dict[Launcher | None, type[WorkerProcess]] = {None: WorkerProcess, "torchrun": RankGroup, "srun": SrunGroup}
 
 
+class Waiting(Interrupted):
+    """Stopped while nothing was in hand: all that was left to begin with is in other processes."""
+
+
 @dataclass
 class Outcome:
     """What happened to each step.
@@ -76,7 +80,7 @@ def execute(
     `places`: where workers run; None: as the engine and this machine have it.
     `keep_going`: after a failure go on with what does not need the failed step. `body`: module:function of the steps.
     Raises MachineError before any work where the store cannot be written or the device is not there, Interrupted after
-    Ctrl-C, SIGTERM or SIGUSR1, with the workers ended and what they could save saved.
+    Ctrl-C, SIGTERM or SIGUSR1, with the workers ended and what they could save saved; Waiting where they had nothing.
     """
     display = display or Display()
     finished = {digest for digest, node in plan.nodes.items() if is_done(node, store)}
@@ -93,12 +97,13 @@ def execute(
             display.begin(len(plan.nodes), len(finished), len(places))
             run.loop()
         except KeyboardInterrupt as stop:
+            kind = Waiting if run.waits else Interrupted
             # From here on another one only shortens the grace of the workers.
             with contextlib.suppress(KeyboardInterrupt):
                 run.stop()
             asked = isinstance(stop, Asked)
             count = f"{run.kept()} of {len(plan.nodes)}"
-            raise Interrupted(
+            raise kind(
                 f"stopped by {stop if asked else 'Ctrl-C'}: {count} steps are done and kept; the same command goes on",
                 *((EXIT_CODE, str(stop)) if asked else ()),
             ) from None
@@ -165,6 +170,11 @@ class _Run:
         """How many steps are done, those included that ended while the workers were being stopped."""
         late = [digest for digest in self.schedule.of("running") if is_done(self.nodes[digest], self.store)]
         return len(self.schedule.of("done")) + len(late)
+
+    @property
+    def waits(self) -> bool:
+        """True while other processes work on steps of this run, and none of its own does."""
+        return bool(self.elsewhere) and not self.schedule.of("running")
 
     def _hand_out(self) -> None:
         idle = []
