@@ -89,8 +89,9 @@ class Resources(Spec):
             named = OPTION.fullmatch(option)
             if named is None:
                 raise ValueError(f"{option!r} is no option of sbatch; write each as '--name=value'")
-            if named[1] in OURS:
-                instead = f"write {OURS[named[1]]}" if OURS[named[1]] else "take it out"
+            ours = next((name for name in OURS if name.startswith(named[1])), None)  # sbatch takes short forms
+            if ours is not None:
+                instead = f"write {OURS[ours]}" if OURS[ours] else "take it out"
                 raise ValueError(f"--{named[1]} is set by w2s; {instead}")
         return options
 
@@ -125,6 +126,7 @@ class Resources(Spec):
             "qos": self.qos,
             "time": self.time,
             "nodes": lie.nodes,  # never left to SLURM: GPUs for one process may not lie on several nodes
+            "ntasks": lie.nodes * lie.per_node,  # lest a batch script's own --ntasks hold
             "ntasks-per-node": lie.per_node,
             "gpus": self.gpus if lie.nodes == 1 else None,
             "gpus-per-node": self._each(lie.nodes),
@@ -139,6 +141,7 @@ class Slurm(Resources):
 
     steps_per_task: int = runtime(1, ge=1)  # steps that one task of an array carries out, one after the other
     max_parallel: int | None = runtime(None, ge=1)  # tasks at a time
+    array_tasks: int | None = runtime(None, ge=1)  # of one array, where a site takes fewer jobs than its MaxArraySize
     notice_s: int = runtime(120, ge=1, le=65_535)  # before the time limit, to save a checkpoint
     script: str | None = runtime(None)  # the batch script that the site edits; None: slurm/array.sbatch
     small_jobs: Resources = runtime(Resources())  # data and tables: what differs; they ask for no GPU by themselves

@@ -96,6 +96,10 @@ REFUSED = [  # as SLURM 22.05 says it
     "sbatch: error: Batch script contains DOS line breaks (\\r\\n)\n"
     "sbatch: error: instead of expected UNIX line breaks (\\n).",
     "sbatch: error: Unable to open file /none.sh",
+    "allocation failure: Requested time limit is invalid (missing or exceeds some limit)",
+    "allocation failure: User's group not permitted to use this partition",
+    "sbatch: error: --gpus option unsupported by configured SelectType plugin",
+    "allocation failure: More processors requested than permitted",
 ]
 OF_A_MOMENT = [
     "sbatch: error: QOSMaxSubmitJobPerUserLimit\n"
@@ -125,9 +129,9 @@ def test_what_may_be_different_in_an_hour_is_an_error_of_the_machine(path, messa
 
 def test_a_line_that_slurm_says_twice_is_told_once(path):
     said(path, "sbatch", "", "sbatch: error: busy\n\n  sbatch: error: busy \nsbatch: error: later\n", 1)
-    with pytest.raises(MachineError) as caught:
+    with pytest.raises(Refused) as caught:
         cluster.submit(["sbatch", "x"])
-    assert str(caught.value) == "sbatch: error: busy\nsbatch: error: later"
+    assert caught.value.problems == ["sbatch: error: busy", "sbatch: error: later"]
 
 
 def test_a_program_that_fails_without_a_word(path):
@@ -140,7 +144,7 @@ def test_a_program_that_does_not_come_back(path, monkeypatch):
     os.mkfifo(path / "never")
     (path / "sbatch").write_text(f'#!/bin/sh\nread answer < "{path}/never"\n')
     (path / "sbatch").chmod(0o755)
-    monkeypatch.setattr(cluster, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(cluster, "SBATCH_PATIENCE_S", 0.05)
     with pytest.raises(MachineError) as caught:
         cluster.submit(["sbatch", "x"])
     assert str(caught.value) == "sbatch: no answer within 0.05 s; is SLURM up? (`scontrol ping`)"
@@ -149,7 +153,7 @@ def test_a_program_that_does_not_come_back(path, monkeypatch):
 def test_what_is_not_utf_8_does_no_harm(path):
     (path / "sbatch").write_bytes(b"#!/bin/sh\nprintf 'caf\\351\\n' >&2; exit 1\n")
     (path / "sbatch").chmod(0o755)
-    with pytest.raises(MachineError, match="caf\ufffd"):
+    with pytest.raises(Refused, match="caf\ufffd"):
         cluster.submit(["sbatch", "x"])
 
 
@@ -161,10 +165,21 @@ def test_words_reach_the_program_as_they_are(slurm):
     assert slurm.queue() == ["11"]
 
 
+def test_what_slurm_told_the_job_that_we_run_in_is_not_for_other_jobs(path, monkeypatch):
+    (path / "sbatch").write_text("#!/bin/sh\necho site banner; echo 12\n")
+    (path / "sbatch").chmod(0o755)
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_JOB_ID", "SLURM_CONF"):
+        monkeypatch.setenv(name, "given")
+    assert cluster.submit(["sbatch", "x"]) == "12", "what a site's own wrapper prints comes before"
+    (path / "sbatch").write_text("#!/bin/sh\necho $SLURM_MEM_PER_CPU.$SLURM_JOB_ID.$SLURM_CONF >&2; exit 1\n")
+    with pytest.raises(Refused, match=r"^\.\.given$"):
+        cluster.submit(["sbatch", "x"])
+
+
 # -- asking before ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [m for m in REFUSED if "configuration is not available" not in m])
+@pytest.mark.parametrize("message", REFUSED)
 def test_asked_before_a_wrong_request_is_refused(path, message):
     said(path, "sbatch", "", message, 1)
     with pytest.raises(Refused):
@@ -184,69 +199,73 @@ def test_asked_before_a_wrong_request_is_refused(path, message):
 )
 def test_asked_before_what_may_pass_is_no_reason_to_submit_nothing(path, message):
     said(path, "sbatch", "", message, 1)
-    cluster.check(["sbatch", "x"])
+    assert cluster.check(["sbatch", "x"]) == message
 
 
 # -- the site ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("config", "size"),
+    ("config", "tasks"),
     [
-        ("JobCompType = jobcomp/none\nMaxArraySize            = 3\nMaxJobCount = 10000\n", 3),
-        ("MaxArraySize=100001\n", 100_001),
+        ("JobCompType = jobcomp/none\nMaxArraySize            = 3\nMaxJobCount = 10000\n", 2),
+        ("MaxArraySize=100001\n", 100_000),
+        ("MaxArraySize = 1\n", 0),
         ("MaxArraySize = 0\n", 0),
-        ("NotMaxArraySize = 7\n", 1001),
-        ("", 1001),
+        ("NotMaxArraySize = 7\n", 1000),
+        ("", 1000),
+        ("MaxArraySize = 1001\nSchedulerParameters     = bf_interval=30,max_array_tasks=100\n", 100),
+        ("MaxArraySize = 51\nSchedulerParameters     = max_array_tasks=100\n", 50),
     ],
 )
-def test_how_long_arrays_may_be(path, config, size):
+def test_how_many_tasks_arrays_may_have(path, config, tasks):
     said(path, "scontrol", config)
-    assert cluster.max_array_size() == size
+    assert cluster.most_tasks() == tasks
 
 
 def test_a_site_that_does_not_answer_says_so_itself(slurm):
     slurm.answers(broken={"scontrol": "slurm_load_ctl_conf error: Unable to contact slurm controller"})
     with pytest.raises(MachineError, match=r"^slurm_load_ctl_conf error: Unable to contact slurm controller$"):
-        cluster.max_array_size()
+        cluster.most_tasks()
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------
 
 
 def test_lines_of_the_queue_are_read_and_those_of_others_passed_over(path):
-    said(path, "squeue", "CLUSTER: main\n12|1|RUNNING|None\n12|2|PENDING|JobArrayTaskLimit\n13|N/A|PENDING|Dependency\n"
-         "99|1|RUNNING|None\n12|3|PENDING|(Nodes|down)\n12\n\n")  # fmt: skip
-    assert cluster.queue({"12": "w2s-a", "13": "w2s-a"}) == [
-        Task("12", 1, "RUNNING", "None"),
-        Task("12", 2, "PENDING", "JobArrayTaskLimit"),
-        Task("13", None, "PENDING", "Dependency"),
-        Task("12", 3, "PENDING", "(Nodes|down)"),
-        Task("12", None, "", ""),
+    said(path, "squeue", "CLUSTER: main\n12|1|RUNNING|w2s-a|None|s work f\n12|2|PENDING|w2s-a|JobArrayTaskLimit|a|b\n"
+         "13|N/A|PENDING|w2s-a|Dependency|\n99|1|RUNNING|w2s-a|None|\n12|3|PENDING|w2s-b|None|\n"
+         "12|3|PENDING|w2s-a\n12\n12|1|RUNNING\n\n")  # fmt: skip
+    assert cluster.queue([("12", "w2s-a"), ("13", "w2s-a")]) == [
+        Task("12", 1, "RUNNING", "None", "w2s-a", "s work f"),
+        Task("12", 2, "PENDING", "JobArrayTaskLimit", "w2s-a", "a|b"),
+        Task("13", None, "PENDING", "Dependency", "w2s-a", ""),
+        Task("12", 3, "PENDING", "", "w2s-a", ""),
     ]
 
 
 def test_the_queue_is_asked_once_for_all_names_and_not_at_all_for_none(slurm):
-    assert cluster.queue({}) == []
+    assert cluster.queue([]) == []
     assert not slurm.calls()
-    assert cluster.queue({"3": "w2s-b", "1": "w2s-a", "2": "w2s-b"}) == []
-    assert slurm.calls() == [["squeue", "--all", "--array", "--noheader", "--name=w2s-a,w2s-b", "--format=%F|%K|%T|%r"]]
+    assert cluster.queue([("3", "w2s-b"), ("1", "w2s-a"), ("2", "w2s-b")]) == []
+    words = ["squeue", "--all", "--array", "--noheader", "--name=w2s-a,w2s-b", "--format=%F|%K|%T|%j|%r|%o"]
+    assert slurm.calls() == [words]
 
 
 def test_what_people_set_for_their_own_eyes_does_not_hide_jobs(path, monkeypatch):
-    (path / "squeue").write_text('#!/bin/sh\necho "12|1|${SQUEUE_STATES-PENDING}|${SLURM_CLUSTERS}"\n')
+    (path / "squeue").write_text('#!/bin/sh\necho "12|1|${SQUEUE_STATES-PENDING}|w2s-a|${SLURM_CLUSTERS}|"\n')
     (path / "squeue").chmod(0o755)
     monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
     monkeypatch.setenv("SLURM_CLUSTERS", "main")
-    assert cluster.queue({"12": "w2s-a"}) == [Task("12", 1, "PENDING", "main")]
+    assert cluster.queue([("12", "w2s-a")]) == [Task("12", 1, "PENDING", "main", "w2s-a")]
 
 
 def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(slurm, monkeypatch):
     slurm.answers(broken={"squeue": "slurm_load_jobs error: Unable to contact slurm controller"})
-    assert cluster.queue({"1": "w2s-a"}) is None
+    assert cluster.queue([("1", "w2s-a")]) is None
     monkeypatch.setenv("PATH", "/nowhere")
-    assert cluster.queue({"1": "w2s-a"}) is None
-    assert cluster.queue({}) == []
+    assert cluster.queue([("1", "w2s-a")]) is None
+    assert cluster.queue([]) == []
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,15 @@ def logs(digest: str, *, results: Path = RESULTS) -> int:
     return 0
 
 
-def is_slurm(launcher: str, steps_per_task: int | None, max_parallel: int | None) -> bool:
-    """True for the launcher slurm. Raises SpecError for one that is not known, and for flags that need slurm."""
+def is_slurm(launcher: str, workers: int | None, steps_per_task: int | None, max_parallel: int | None) -> bool:
+    """True for the launcher slurm. Raises SpecError for one that is not known, and for flags of the other one."""
     from w2s.errors import SpecError
     from w2s.identity import nearest
 
     if launcher not in LAUNCHERS:
         raise SpecError(f"--launcher: no such launcher {launcher!r}{nearest(launcher, LAUNCHERS)}")
+    if launcher == "slurm" and workers is not None:
+        raise SpecError("--workers: is for one machine; what a job asks for says how many steps run in it at a time")
     if launcher == "slurm":
         return True
     given = {"--steps-per-task": steps_per_task, "--max-parallel": max_parallel}
@@ -116,23 +118,43 @@ def is_slurm(launcher: str, steps_per_task: int | None, max_parallel: int | None
 def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run: bool, restart_step: bool) -> int:
     """Submit what is missing of a sweep; 0 also where nothing is. `yaml` and `sets`: where it was read from."""
     from w2s import plan as plans
-    from w2s.cli import describe, requirements, restart
-    from w2s.execute import cluster, jobs, submit
-    from w2s.store import Store
+    from w2s.cli import requirements
+    from w2s.execute import cluster, submit
     from w2s.sweep import expand, on_slurm
 
     cluster.require()
     requirements.require(found.file.engine, here=False)
     found = on_slurm(found)
-    planned, store = plans.build(found, expand(found)), Store(results / "store")
-    queue = jobs.queue_of(results, describe.sweep_names(results))
-    drafted = submit.draft(found, planned, results, _asked(queue), cluster.max_array_size())
+    planned = plans.build(found, expand(found))
     if dry_run:
-        for line in _shown(drafted):
+        for line in _shown(_draft(found, planned, results)):
             print(line)
         return 0
-    _require_fetched(shlex.join(["w2s", "prefetch", str(yaml), *(f"--set={one}" for one in sets)]), planned, drafted)
-    submit.check(drafted)
+    with submit.turn(results):
+        drafted = _draft(found, planned, results)
+        _require_fetched(
+            shlex.join(["w2s", "prefetch", str(yaml), *(f"--set={one}" for one in sets)]), planned, drafted
+        )
+        for doubt in submit.check(drafted):
+            print(f"w2s: SLURM says that now it could not start some of it: {doubt}", file=sys.stderr)
+        return _submit(drafted, results, restart_step)
+
+
+def _draft(found: Sweep, planned: Plan, results: Path) -> Draft:
+    from w2s.cli import describe
+    from w2s.execute import cluster, jobs, submit
+
+    queue = _asked(jobs.queue_of(results, describe.sweep_names(results)))
+    return submit.draft(found, planned, results, queue, cluster.most_tasks())
+
+
+def _submit(drafted: Draft, results: Path, restart_step: bool) -> int:
+    from w2s import plan as plans
+    from w2s.cli import describe, restart
+    from w2s.execute import submit
+    from w2s.store import Store
+
+    store, planned = Store(results / "store"), drafted.plan
     store.require_writable()
     if restart_step:
         print(restart.drop_checkpoints(planned, store), file=sys.stderr)
@@ -178,8 +200,8 @@ def _nothing_to_submit(drafted: Draft, results: Path) -> int:
 
     if drafted.states["done"] == len(drafted.plan.nodes):
         return report(drafted.plan.name, results)
-    out = f"; `{_command('cancel', drafted.plan.name, results)}` would take out what is in the queue"
-    print(f"nothing is left to submit{out if drafted.states['queued'] else ''}")
+    ways = " and ".join(f"`{_command('cancel', owner, results)}`" for owner in drafted.owners)
+    print(f"nothing is left to submit{f'; {ways} would take out what is in the queue' if ways else ''}")
     return 0
 
 

@@ -147,7 +147,7 @@ def sweep(
     from w2s.cli.shorthand import changes
     from w2s.sweep import read_sweep
 
-    if cluster.is_slurm(launcher, steps_per_task, max_parallel):
+    if cluster.is_slurm(launcher, workers, steps_per_task, max_parallel):
         return cluster.launch(yaml, set_, read_sweep(yaml, changes(given)), results, dry_run, restart_step)
     return _carry_out(read_sweep(yaml, changes(given)), results, dry_run, restart_step)
 

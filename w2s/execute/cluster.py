@@ -9,23 +9,27 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from w2s.errors import MachineError, SpecError
 
 PATIENCE_S = 120.0  # a busy slurmctld may take so long to answer
+SBATCH_PATIENCE_S = 300.0  # sbatch itself tries again for two minutes
 USUAL_ARRAY_SIZE = 1001  # SLURM's default MaxArraySize
 AT_ONCE = 500  # jobs named on one command line
-# What sbatch refuses because of what was asked for; everything else may be different an hour later.
-WRONG_REQUEST = re.compile(
-    r"invalid (partition|account|qos|time limit|feature|gres|generic|constraint|license|--\w)|unrecognized option|"
-    r"invalid option|batch script|node configuration is not available|invalid trackable|unable to open file|"
-    r"can ?not be satisfied|reservation is invalid",
+# What sbatch may say of a moment: limits on jobs at a time, a controller that is away. All else that it refuses, it
+# refuses because of what was asked for.
+OF_A_MOMENT = re.compile(
+    r"violates accounting/QOS policy|MaxSubmit|MaxJob|submit limit|try again|temporarily|contact|communication|"
+    r"timed out|socket",
     re.IGNORECASE,
 )
 # Said with --test-only also of nodes that are down or drained just now, for which SLURM would let the job wait.
-MAYBE_LATER = re.compile(r"configuration (is )?not available", re.IGNORECASE)
+MAYBE_LATER = re.compile(r"configuration (is )?not available|node not available", re.IGNORECASE)
+NEVER = re.compile(r"can ?not be satisfied", re.IGNORECASE)
+# What finds the cluster; all else of the kind is what SLURM told the job that we may run in, and not for other jobs.
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 class Task(NamedTuple):
@@ -35,6 +39,8 @@ class Task(NamedTuple):
     place: int | None
     state: str  # SLURM's word: PENDING, RUNNING, COMPLETING, ...
     reason: str  # why it is pending
+    name: str = ""  # of the job
+    command: str = ""  # what the job was given to run; its first line only, and nothing where SLURM does not tell
 
     @property
     def waits(self) -> bool:
@@ -44,6 +50,10 @@ class Task(NamedTuple):
 
 class Refused(SpecError):
     """SLURM does not take a job because of what it asks for."""
+
+
+class SaidNo(MachineError):
+    """A program of SLURM failed; its own message."""
 
 
 def require() -> None:
@@ -58,8 +68,8 @@ def require() -> None:
 
 def submit(words: Sequence[str]) -> str:
     """The id of the job that `sbatch ...` made. Raises Refused or MachineError with SLURM's message."""
-    answer = _call(words)
-    job = answer.strip().partition(";")[0]  # JOB, or JOB;CLUSTER
+    answer = _sbatch(words)
+    job = answer.strip().rpartition("\n")[2].partition(";")[0]  # JOB, or JOB;CLUSTER; a site's own words come before
     if not job.isdecimal():
         raise MachineError(
             f"sbatch: answered {answer.strip()!r} instead of a job's number; is it sbatch that is on PATH?"
@@ -67,41 +77,61 @@ def submit(words: Sequence[str]) -> str:
     return job
 
 
-def check(words: Sequence[str]) -> None:
-    """Raise Refused where SLURM would never take this, without submitting."""
+def check(words: Sequence[str]) -> str | None:
+    """Raise Refused where SLURM would never take this, without submitting; what it says of this moment, where it does.
+
+    The submission itself tells whether that stays.
+    """
     try:
-        _call([words[0], "--test-only", *words[1:]])
+        _sbatch([words[0], "--test-only", *words[1:]])
+    except MachineError as error:
+        return str(error)
     except Refused as error:
-        if not MAYBE_LATER.search(str(error)):
+        if not MAYBE_LATER.search(str(error)) or NEVER.search(str(error)):
             raise
-    except MachineError:  # of a moment, such as nodes that are down; the submission itself tells what stays
-        pass
+        return str(error)
+    return None
 
 
-def max_array_size() -> int:
-    """How many tasks an array may have at this site, plus one."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]), re.MULTILINE)
-    return int(found[1]) if found else USUAL_ARRAY_SIZE
+def _sbatch(words: Sequence[str]) -> str:
+    try:
+        return _call(words, SBATCH_PATIENCE_S)
+    except SaidNo as error:
+        if OF_A_MOMENT.search(str(error)):
+            raise
+        raise Refused(str(error).splitlines()) from None
 
 
-def queue(names: Mapping[str, str]) -> list[Task] | None:
-    """What is left in the queue of these jobs, by number their names; None where SLURM cannot be asked here."""
+def most_tasks() -> int:
+    """How many tasks an array may have at this site, whose places are counted from 1; 0 where there are no arrays."""
+    config = _call(["scontrol", "show", "config"])
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    tasks = re.search(r"\bmax_array_tasks=(\d+)", config)
+    places = (int(size[1]) if size else USUAL_ARRAY_SIZE) - 1
+    return max(0, min(places, int(tasks[1])) if tasks else places)
+
+
+def queue(names: Collection[tuple[str, str]]) -> list[Task] | None:
+    """What is left in the queue of these jobs, given as (number, name); None where SLURM cannot be asked here.
+
+    A number alone tells no job: a cluster that is set up anew counts from 1 again, and there may be two clusters.
+    """
     if not names:
         return []
     if shutil.which("squeue") is None:
         return None
     # By name and not by number, since SLURM refuses a number that it has forgotten; whoever submitted them, since a
     # results folder may be a team's.
-    wanted = f"--name={','.join(sorted(set(names.values())))}"
+    wanted = f"--name={','.join(sorted({name for _, name in names}))}"
     try:  # --all: also in partitions that are hidden
-        listing = _call(["squeue", "--all", "--array", "--noheader", wanted, "--format=%F|%K|%T|%r"])
+        listing = _call(["squeue", "--all", "--array", "--noheader", wanted, "--format=%F|%K|%T|%j|%r|%o"])
     except MachineError:
         return None
     tasks = []
     for line in listing.splitlines():
-        job, place, state, reason = (*line.split("|", 3), "", "", "")[:4]
-        if job in names:
-            tasks.append(Task(job, int(place) if place.isdecimal() else None, state, reason))
+        job, place, state, name, reason, command = (*line.split("|", 5), "", "", "", "", "")[:6]
+        if (job, name) in names:
+            tasks.append(Task(job, int(place) if place.isdecimal() else None, state, reason, name, command))
     return tasks
 
 
@@ -116,21 +146,21 @@ def requeue(job: str) -> None:
     _call(["scontrol", "requeue", job])
 
 
-def _call(words: Sequence[str]) -> str:
+def _call(words: Sequence[str], patience_s: float = PATIENCE_S) -> str:
     """What a program of SLURM prints. Raises MachineError where it is not there or fails."""
     # What people set for their own eyes, such as SQUEUE_STATES=RUNNING, would have the rest submitted a second time.
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
+    ours = ("SQUEUE_", "SCANCEL_", "SLURM_")
+    env = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(ours)}
     try:
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=env,
-            timeout=PATIENCE_S, check=False,
+            timeout=patience_s, check=False,
         )  # fmt: skip
     except OSError as error:
         raise MachineError(f"{words[0]}: cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise MachineError(f"{words[0]}: no answer within {PATIENCE_S:g} s; is SLURM up? (`scontrol ping`)") from None
+        raise MachineError(f"{words[0]}: no answer within {patience_s:g} s; is SLURM up? (`scontrol ping`)") from None
     if done.returncode == 0:
         return done.stdout
     said = "\n".join(dict.fromkeys(line.strip() for line in done.stderr.splitlines() if line.strip()))
-    message = said or f"{words[0]}: ended with code {done.returncode}"
-    raise Refused(message.splitlines()) if WRONG_REQUEST.search(message) else MachineError(message)
+    raise SaidNo(said) if said else MachineError(f"{words[0]}: ended with code {done.returncode}")

@@ -5,12 +5,13 @@ One call of sbatch per array, and one for a last small job that writes the table
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ class Draft(NamedTuple):
     notice_s: int
     max_parallel: int | None
     states: Counter[str]
+    owners: tuple[str, ...]  # sweeps whose jobs are in the queue with steps of this plan
     waits_for: tuple[str, ...]  # jobs of other submissions that make steps of this plan
     lacks_tables: bool  # something is or will be in the queue, and no job there that writes the tables after it
 
@@ -91,18 +93,20 @@ class Draft(NamedTuple):
             "--parsable",
             f"--job-name={self.name}",
             f"--output={output}",
+            f"--error={output}",  # whatever the batch script says of it
             "--open-mode=append",
             "--requeue",
         ]
 
 
-def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, array_size: int) -> Draft:
-    """What would be submitted now. `queue`: of all sweeps of the results folder; `array_size`: MaxArraySize."""
+def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, most_tasks: int) -> Draft:
+    """What would be submitted now. `queue`: of all sweeps of the folder; `most_tasks`: of an array, by the site."""
     results = Path(os.path.abspath(results))
     slurm, store = sweep.file.slurm, Store(results / "store")
     if "\\" in str(results):
         raise SpecError(f"results: SLURM cannot write logs below a folder with a backslash in its name ({results})")
-    held = {digest: place.job.id for digest, place in queue.held().items() if place.task is not None}
+    given = {digest: place.job for digest, place in queue.held().items() if place.task is not None}
+    held = {digest: job.id for digest, job in given.items()}
     overview = store.overview()
     found = {digest: _state(node, store, overview, held) for digest, node in plan.nodes.items()}
     to_do = {digest for digest, state in found.items() if state == "waiting"}
@@ -113,26 +117,45 @@ def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, array_size: int
         request=lambda digest: asked[_who(plan.nodes[digest])],
         warmth=lambda digest: tuple(sorted(warmth(plan.nodes[digest].spec), reverse=True)),  # the model, then the data
         steps_per_task=slurm.steps_per_task,
-        tasks_per_array=_tasks_per_array(array_size),
+        tasks_per_array=_tasks_per_array(most_tasks, slurm.array_tasks),
         elsewhere=held,
         one_by_one=slurm.max_parallel is not None,
     )
     folder = jobs.folder(results, plan.name)
     waits_for = tuple(sorted({held[digest] for digest in plan.nodes if digest in held}, key=int))
+    owners = tuple(sorted({given[digest].sweep for digest in plan.nodes if digest in given}))
     tables = any(job.sweep == plan.name and not job.wave for job in queue.live)
     return Draft(
         plan, results, folder, script_of(slurm.script), made, jobs.last_wave(folder) + 1, asked[""], slurm.notice_s,
-        slurm.max_parallel, Counter(found.values()), waits_for, bool(made.arrays or (waits_for and not tables)),
+        slurm.max_parallel, Counter(found.values()), owners, waits_for, bool(made.arrays or (waits_for and not tables)),
     )  # fmt: skip
 
 
-def check(drafted: Draft) -> None:
-    """Raise SpecError or MachineError with SLURM's message where it would not take what some job asks for.
+def check(drafted: Draft) -> list[str]:
+    """Raise SpecError with SLURM's message where it would not take what some job asks for; what it only doubts.
 
     Asked before anything is written or submitted, so that no half of a sweep comes to lie in the queue.
     """
-    for request in drafted.requests:
-        cluster.check(["sbatch", *request, str(drafted.script)])
+    doubts = [cluster.check(["sbatch", *request, str(drafted.script)]) for request in drafted.requests]
+    return list(dict.fromkeys(doubt for doubt in doubts if doubt is not None))
+
+
+@contextlib.contextmanager
+def turn(results: Path) -> Iterator[None]:
+    """Inside, no other process submits from this results folder: sweeps that share steps must see each other's jobs."""
+    place = results / "sweeps"
+    with disk_errors(place):
+        make_folder(place)
+    claim = Claim(place / "submitting.json")
+    if not claim.take():
+        raise MachineError(f"{place}: another process submits a sweep just now; try again when it is done")
+    try:
+        yield
+    finally:
+        claim.release()
+        for folder in (place, results):  # where nothing came of it
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
@@ -141,16 +164,12 @@ def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
     Raises MachineError where SLURM takes no more of them.
     """
     sent: list[Job] = []
+    count = len(drafted.waves.arrays) + 1
     with disk_errors(drafted.folder):
         make_folder(drafted.folder)
-    claim = Claim(drafted.folder / "submitting.json")
-    if not claim.take():
-        raise MachineError(f"{drafted.folder}: another process submits this sweep just now; try again when it is done")
+    for number, lines in enumerate(drafted.waves.lines, start=drafted.first_wave):
+        jobs.write_wave(drafted.folder, number, lines, drafted.plan.nodes)
     try:
-        if jobs.last_wave(drafted.folder) >= drafted.first_wave:
-            raise MachineError(f"{drafted.folder}: another process has just submitted this sweep; submit what it left")
-        for number, lines in enumerate(drafted.waves.lines, start=drafted.first_wave):
-            jobs.write_wave(drafted.folder, number, lines, drafted.plan.nodes)
         for array in drafted.waves.arrays:
             number = drafted.first_wave + array.wave
             job = Job("", drafted.name, drafted.plan.name, drafted.folder, number, array.after, array.tasks)
@@ -158,14 +177,16 @@ def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
         tables = Job("", drafted.name, drafted.plan.name, drafted.folder, 0, 0, 1)
         sent.append(_submit(tables, drafted.tables_words([job.id for job in sent]), say))
     except (MachineError, SpecError) as error:
+        limits = "where the site takes fewer jobs at a time than an array has tasks, set slurm.array_tasks"
         if not sent:
-            raise
+            raise type(error)(f"{error}\n{limits}" if isinstance(error, MachineError) else str(error)) from None
         raise MachineError(
-            f"{error}\n{len(sent)} of {len(drafted.waves.arrays) + 1} jobs were submitted before that and stay; "
-            "the same command submits what is missing"
+            f"{error}\n{len(sent)} of {count} jobs were submitted before that and stay; the same command submits what "
+            f"is missing; {limits}"
         ) from None
-    finally:
-        claim.release()
+    except KeyboardInterrupt:
+        say(f"stopped after {len(sent)} of {count} jobs, which stay; the same command submits what is missing")
+        raise
     return sent
 
 
@@ -190,8 +211,14 @@ def script_of(given: str | None) -> Path:
     problems = []
     if not first.startswith("#!"):
         problems.append(f"{found}: line 1: has to name a shell, such as #!/bin/bash (got {first[:60]!r})")
-    if not any(COMMAND in line and not line.lstrip().startswith("#") for line in text.splitlines()):
+    runs = [line.strip() for line in text.splitlines() if COMMAND in line and not line.lstrip().startswith("#")]
+    if not runs:
         problems.append(f'{found}: runs nothing that it is given; its last line has to be: exec "$@"')
+    elif not (any(line.startswith("exec ") for line in runs) or "trap " in text):
+        problems.append(
+            f"{found}: {runs[-1]}: SLURM's notice before the time limit would end the shell and not reach w2s; "
+            f"write: exec {runs[-1]}"
+        )
     if "bash" in first and (bash := shutil.which("bash")) is not None:
         read = subprocess.run([bash, "-n", str(found)], capture_output=True, text=True, check=False)
         problems += [line.strip() for line in read.stderr.splitlines()]
@@ -232,13 +259,10 @@ def _who(node: Node) -> str:
     return "" if isinstance(node.spec, MaterializeSpec) else node.spec.model.name
 
 
-def _tasks_per_array(array_size: int) -> int:
-    """Places are counted from 1 and stay below the site's MaxArraySize."""
-    if array_size < 2:
-        raise MachineError(
-            f"slurm: this site allows no job arrays (MaxArraySize is {array_size}); run without --launcher"
-        )
-    return min(array_size - 1, MOST_TASKS)
+def _tasks_per_array(most: int, asked: int | None) -> int:
+    if most < 1:
+        raise MachineError("slurm: this site allows no job arrays (MaxArraySize); run without --launcher")
+    return min(most, MOST_TASKS, asked or MOST_TASKS)
 
 
 def _after(ids: Sequence[str]) -> list[str]:
