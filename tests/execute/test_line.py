@@ -124,6 +124,25 @@ def test_a_results_folder_that_this_node_does_not_see(task, tmp_path):
         task(file)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["wave-2.txt", "passwd", "results/sweeps/s/slurm/wave-2.parquet", "results/sweeps/s/slurm/wave-.txt",
+     "results/sweeps/s/wave-2.txt", "results/sweeps/slurm/wave-2.txt"],
+)  # fmt: skip
+def test_a_file_that_is_no_wave(task, tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a\n")
+    with pytest.raises(SpecError) as caught:
+        task(file)
+    assert caught.value.problems == [
+        f"{file}: is no wave of steps; give a file RESULTS/sweeps/NAME/slurm/wave-K.txt, as `w2s sweep YAML --launcher "
+        "slurm` writes it"
+    ]
+    with pytest.raises(SpecError, match="is no wave of steps"):
+        task(Path("/wave-2.txt"))
+
+
 # -- parents ----------------------------------------------------------------------------------------------------------
 
 
@@ -299,15 +318,34 @@ def test_without_cpus_per_task_the_nodes_cores_are_shared_out(monkeypatch):
 
 
 def test_a_job_of_other_than_the_steps_processes_is_refused(monkeypatch):
+    array = {"SLURM_ARRAY_TASK_ID": "3"}
     with pytest.raises(SpecError) as caught:
-        places(Engine(processes=2), monkeypatch, SLURM_NTASKS="4")
+        places(Engine(processes=2), monkeypatch, SLURM_NTASKS="4", **array)
     assert caught.value.problems == [
         "engine: a step has 2 processes, but the job was given 4 tasks; submit it by `w2s sweep YAML --launcher "
         "slurm`, which asks for as many as are needed"
     ]
+    with pytest.raises(SpecError, match="a step has 1 process, but the job was given 4 tasks"):
+        places(Engine(), monkeypatch, SLURM_NTASKS="4", **array)
     monkeypatch.delenv("SLURM_JOB_ID")
     (place,) = line._places(Engine(processes=2), {"SLURM_NTASKS": "4", "CUDA_VISIBLE_DEVICES": ""})
     assert place.launcher == "torchrun", "what is left in a shell of an older job says nothing"
+
+
+def test_by_hand_the_tasks_of_a_job_count_only_where_they_fit(monkeypatch):
+    (alone,) = places(Engine(), monkeypatch, SLURM_NTASKS="3")
+    assert (alone.ranks, alone.launcher) == (1, None)
+    (group,) = places(Engine(processes=2, threads=1), monkeypatch, SLURM_NTASKS="3")
+    assert (group.ranks, group.launcher) == (2, "torchrun")
+    (fits,) = places(Engine(processes=3, threads=1), monkeypatch, SLURM_NTASKS="3")
+    assert (fits.ranks, fits.launcher) == (3, "srun")
+
+
+def test_tasks_are_counted_by_node_whatever_the_shell_of_sbatch_left(monkeypatch):
+    env = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_NTASKS": "3", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"}
+    assert places(Engine(processes=4), monkeypatch, **env)[0].ranks == 4
+    env |= {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1"}
+    assert places(Engine(), monkeypatch, **env)[0].launcher is None
 
 
 # -- being stopped, in a process of its own ---------------------------------------------------------------------------

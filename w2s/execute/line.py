@@ -7,6 +7,7 @@ in hand and puts the job back into the queue. Refuses a results folder that this
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from w2s.store import Store
 
 POLL_S = 5.0  # parents that another process works on are looked at this often
 SHOWN = 6
+WAVE = re.compile(r".*/sweeps/[^/]+/slurm/wave-[0-9]+\.txt", re.DOTALL)  # as w2s.execute.jobs names them
 
 
 def carry_out(
@@ -34,6 +36,11 @@ def carry_out(
     What happened, and the steps of the line. Raises Interrupted when told to stop, and what `local.execute` raises.
     """
     file = Path(os.path.abspath(file))
+    if not WAVE.fullmatch(str(file)):
+        raise SpecError(
+            f"{file}: is no wave of steps; give a file RESULTS/sweeps/NAME/slurm/wave-K.txt, as `w2s sweep YAML "
+            "--launcher slurm` writes it"
+        )
     if not file.parent.exists():
         seen = next((folder for folder in file.parents if folder.exists()), file.parents[-1])
         raise SpecError(
@@ -83,17 +90,30 @@ def _places(engine: Engine, env: Mapping[str, str]) -> list[Slot]:
 
     `engine.workers` is for whole machines. Without a GPU a line's steps follow each other in one worker.
     """
-    tasks = int(env.get("SLURM_NTASKS", "1"))
-    if tasks == 1 or "SLURM_JOB_ID" not in env:
+    tasks = _tasks(env)
+    by_hand = "SLURM_ARRAY_TASK_ID" not in env  # in a job that somebody made for whatever he likes
+    if tasks == 1 or (by_hand and tasks != engine.ranks):
         without = engine.device == "cpu" or not cuda_devices(env)
         return machine_slots(engine.model_copy(update={"workers": 1 if without else None}))
     if tasks != engine.ranks:
         raise SpecError(
-            f"engine: a step has {engine.ranks} processes, but the job was given {tasks} tasks; submit it by "
-            "`w2s sweep YAML --launcher slurm`, which asks for as many as are needed"
+            f"engine: a step has {engine.ranks} process{'es'[: 2 * (engine.ranks > 1)]}, but the job was given {tasks} "
+            "tasks; submit it by `w2s sweep YAML --launcher slurm`, which asks for as many as are needed"
         )
     cpus = int(env.get("SLURM_CPUS_PER_TASK", 0)) or max(1, cpu_count() * int(env.get("SLURM_NNODES", "1")) // tasks)
     return [Slot(0, engine.threads or cpus, "" if engine.device == "cpu" else None, tasks, "srun")]
+
+
+def _tasks(env: Mapping[str, str]) -> int:
+    """How many tasks the job has; 1 outside of one.
+
+    SLURM_NTASKS alone may be one that sbatch took over from the shell it was called in.
+    """
+    if "SLURM_JOB_ID" not in env:
+        return 1
+    if "SLURM_NTASKS_PER_NODE" in env:
+        return int(env["SLURM_NTASKS_PER_NODE"]) * int(env.get("SLURM_NNODES", "1"))
+    return int(env.get("SLURM_NTASKS", "1"))
 
 
 def _lacking(node: Node, store: Store, say: Callable[[str], None]) -> str | None:
