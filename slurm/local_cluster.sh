@@ -195,11 +195,13 @@ begin() {
     --seed-file "$DIR/munge.seed" --log-file "$DIR/munged.log" || ok=false
   $ok && start slurmctld slurmctld || ok=false
   for number in $(seq "$NODES"); do $ok && start "slurmd-$number" slurmd -N "127.0.0.$number" || ok=false; done
-  local deadline_s=$((SECONDS + DEADLINE_S))
-  # First whether they live: sinfo waits long for a controller that is not there.
+  local deadline_s=$((SECONDS + DEADLINE_S)) missed=0
+  # First whether they live: sinfo waits long for a controller that is not there. Not judged by one look, which does not
+  # see a daemon that just forks into the background.
   while $ok; do
-    if ! alive || ((SECONDS >= deadline_s)); then ok=false; fi
-    if $ok && (($(idle_nodes) == NODES)); then break; fi
+    if alive; then missed=0; else missed=$((missed + 1)); fi
+    if ((missed >= 10 || SECONDS >= deadline_s)); then ok=false; fi
+    if ((missed == 0)) && (($(idle_nodes) == NODES)); then break; fi
     sleep 0.1
   done
   if ! $ok; then
