@@ -43,13 +43,15 @@ if name == "sbatch":
     tasks = options["--array"].partition("%")[0][2:] if "--array" in options else ""
     places = [str(n) for n in range(1, int(tasks) + 1)] if tasks else ["N/A"]
     reason = "Dependency" if "--dependency" in options else "Priority"
-    state["queue"] += [[options["--job-name"], job, place, "PENDING", reason] for place in places]
+    script = next(at for at, word in enumerate(words) if not word.startswith("--"))
+    state["queue"] += [[options["--job-name"], job, place, "PENDING", reason, " ".join(words[script:])]
+                       for place in places]
     print(job + state["suffix"])
 elif name == "squeue":
     names = options["--name"].split(",")
-    for named, *task in state["queue"]:
+    for named, job, place, task_state, reason, command in state["queue"]:
         if named in names:
-            print("|".join(task))
+            print("|".join([job, place, task_state, named, reason, command]))
 elif name == "scontrol" and words == ["show", "config"]:
     print("Configuration data as of 2030-01-01T00:00:00\\nMaxArraySize            = %s" % state["array_size"])
     print("MaxJobCount             = 10000")
@@ -96,7 +98,7 @@ class FakeSlurm:
 
     def queue(self) -> list[str]:
         """JOB_PLACE of what is in the queue; JOB where it is no array."""
-        return [job if place == "N/A" else f"{job}_{place}" for _, job, place, _, _ in self._state()["queue"]]
+        return [job if place == "N/A" else f"{job}_{place}" for _, job, place, *_ in self._state()["queue"]]
 
     def runs(self, *tasks: str) -> None:
         """These tasks, JOB_PLACE each, have begun."""
@@ -109,7 +111,8 @@ class FakeSlurm:
 
     def _set(self, tasks: tuple[str, ...], state: str, reason: str) -> None:
         changed = [
-            [*task[:3], state, reason] if f"{task[1]}_{task[2]}" in tasks else task for task in self._state()["queue"]
+            [*task[:3], state, reason, *task[5:]] if f"{task[1]}_{task[2]}" in tasks else task
+            for task in self._state()["queue"]
         ]
         self.answers(queue=changed)
 

@@ -73,6 +73,19 @@ def test_cancel_leaves_the_jobs_of_other_sweeps(site, launch, ask, slurm):
     assert {task.partition("_")[0] for task in slurm.queue()} == {"11", "12", "13", "14"}
 
 
+def test_a_cluster_that_counts_from_1_again_has_nothing_of_ours(site, launch, ask, slurm):
+    """The same sweep's name in another results folder, its jobs by the numbers of ours."""
+    launch()
+    slurm.answers(jobs=0, queue=[])  # set up anew
+    assert launch("--results", "elsewhere")[0] == 0
+    assert slurm.queue()[0] == "11_1"
+    code, out, _ = ask("status", "made_up")
+    assert (code, "job 11 (" in out, "ended without it" in out) == (0, False, True)
+    assert ask("cancel", "made_up")[1] == "nothing of made_up is in the queue\n"
+    assert "job 11 (" in ask("status", "made_up", "--results", "elsewhere")[1], "theirs stay theirs"
+    assert launch()[1].splitlines()[0] == "9 steps: 9 to submit, 0 done"
+
+
 def test_status_tells_the_truth_from_the_store_and_squeue(site, launch, ask, slurm):
     launch()
     site.finish(site.node("data movie"))

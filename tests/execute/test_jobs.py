@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from fake_lab import plan_of  # type: ignore[import-not-found]
@@ -138,31 +139,48 @@ def test_a_file_in_the_way_is_a_sentence(where):
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_are_remembered_in_the_order_of_their_numbers(tmp_path):
-    made = [
-        Job(number, f"w2s-{sweep}", sweep, jobs.folder(tmp_path, sweep), 1, 0, 2)
-        for number, sweep in (("9", "b"), ("10", "a"), ("101", "a"))
-    ]
-    for job in reversed(made):
+def test_jobs_are_remembered_in_the_order_of_their_submission(tmp_path, monkeypatch):
+    made = []
+    # At 0 those of old records, by number; then a cluster that counts from 1 again.
+    for at, number, sweep in ((0.0, "9", "b"), (0.0, "10", "a"), (0.0, "101", "a"), (5.0, "4", "b"), (5.0, "11", "b")):
+        monkeypatch.setattr("time.time", lambda at=at: at)
+        job = Job(number, f"w2s-{sweep}", sweep, jobs.folder(tmp_path, sweep), 1, 0, 2)
         job.folder.mkdir(parents=True, exist_ok=True)
-        jobs.record(job)
+        made.append(jobs.record(job))
+    assert [job.at for job in made] == [0.0, 0.0, 0.0, 5.0, 5.0]
     assert jobs.recorded(tmp_path, ["a", "b", "none"]) == made
-    assert jobs.recorded(tmp_path, ["b"]) == made[:1]
+    assert jobs.recorded(tmp_path, ["a"]) == made[1:3]
 
 
 def test_a_results_folder_may_be_moved(tmp_path):
     old = Job("9", "w2s-s", "s", jobs.folder(tmp_path / "old", "s"), 1, 0, 2)
     old.folder.mkdir(parents=True)
-    jobs.record(old)
+    old = jobs.record(old)
     (tmp_path / "old").rename(tmp_path / "new")
     assert jobs.recorded(tmp_path / "new", ["s"]) == [old._replace(folder=jobs.folder(tmp_path / "new", "s"))]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "4"}', '{"id": "4", "more": 1}'])
+WHOLE = {"id": "4", "name": "w2s-s", "sweep": "s", "wave": 1, "after": 0, "tasks": 2}
+
+
+def test_an_old_record_is_one(tmp_path):
+    where = jobs.folder(tmp_path, "s")
+    where.mkdir(parents=True)
+    (where / "job-4.json").write_text(json.dumps(WHOLE))
+    assert jobs.recorded(tmp_path, ["s"]) == [Job("4", "w2s-s", "s", where, 1, 0, 2, "", 0.0)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"id": "4"}', '{"id": "4", "more": 1}',
+     *(json.dumps({**WHOLE, **wrong}) for wrong in (
+        {"id": "foo"}, {"id": 4}, {"id": "-4"}, {"name": None}, {"wave": "1"}, {"after": 0.5}, {"tasks": None},
+        {"at": "now"}, {"home": 1}))],
+)  # fmt: skip
 def test_files_that_are_no_record_are_passed_over(tmp_path, text):
     job = Job("9", "w2s-s", "s", jobs.folder(tmp_path, "s"), 1, 0, 2)
     job.folder.mkdir(parents=True)
-    jobs.record(job)
+    job = jobs.record(job)
     (job.folder / "job-4.json").write_text(text)
     assert jobs.recorded(tmp_path, ["s"]) == [job]
 
@@ -180,7 +198,7 @@ def submitted(where):
             {"5": (1, 0, 1), "6": (1, 1, 1), "7": (2, 0, 2), "8": (0, 0, 1)}.items()]  # fmt: skip
 
     def queue(*tasks):
-        found = [Task(job, place, state, "") for job, place, state in tasks]
+        found = [Task(job, place, state, "", "w2s-s") for job, place, state in tasks]
         return Queue(made, found, True)
 
     return [node.digest for node in nodes], made, queue
@@ -199,9 +217,9 @@ def test_a_step_is_held_by_the_last_task_that_was_given_it(submitted):
 def test_a_task_in_the_queue_goes_before_one_that_is_gone_and_the_later_of_two_before_the_earlier(submitted):
     digests, (_, six, seven, _), queue = submitted
     early, late = ("6", 1, "RUNNING"), ("7", 1, "PENDING")
-    assert queue(early).held()[digests[2]] == Held(six, 1, Task(*early, ""))
-    assert queue(late).held()[digests[2]] == Held(seven, 1, Task(*late, ""))
-    assert queue(early, late).held()[digests[2]] == Held(seven, 1, Task(*late, ""))
+    assert queue(early).held()[digests[2]] == Held(six, 1, Task(*early, "", "w2s-s"))
+    assert queue(late).held()[digests[2]] == Held(seven, 1, Task(*late, "", "w2s-s"))
+    assert queue(early, late).held()[digests[2]] == Held(seven, 1, Task(*late, "", "w2s-s"))
     assert queue(("7", 2, "RUNNING")).held()[digests[2]].task is None, "another task of the same job"
 
 
@@ -225,13 +243,61 @@ def test_slurm_is_asked_once_and_for_nothing_not_at_all(where, slurm):
     assert not slurm.calls()
     made = [Job(number, f"w2s-{name}", "s", where, 0, 0, 1) for number, name in (("11", "s"), ("12", "t"))]
     where.mkdir(parents=True)
-    for job in made:
-        jobs.record(job)
-    slurm.answers(queue=[["w2s-s", "11", "N/A", "PENDING", "Priority"], ["w2s-s", "13", "1", "RUNNING", "None"]])
-    assert jobs.queue_of(results, ["s"]) == Queue(made, [Task("11", None, "PENDING", "Priority")], True)
+    made = [jobs.record(job) for job in made]
+    slurm.answers(
+        queue=[["w2s-s", "11", "N/A", "PENDING", "Priority", ""], ["w2s-s", "13", "1", "RUNNING", "None", ""]]
+    )
+    assert jobs.queue_of(results, ["s"]) == Queue(made, [Task("11", None, "PENDING", "Priority", "w2s-s")], True)
     assert len(slurm.calls()) == 1
     slurm.answers(broken={"squeue": "Unable to contact slurm controller"})
     assert jobs.queue_of(results, ["s"]) == Queue(made, [], False)
+
+
+# A number that comes again: (the job's wave, what the task there was given to run) -> is it the job's?
+RUN = "/x/array.sbatch /x/w2s"
+LIVES = [
+    (1, f"{RUN} work /a/results/sweeps/s/slurm/wave-1.txt", True),
+    (1, f"{RUN} work /a/results/sweeps/s/slurm/wave-1.txt --after 9", True),
+    (1, f"{RUN} work /b/results/sweeps/s/slurm/wave-1.txt", False),
+    (1, f"{RUN} work /a/results/sweeps/s/slurm/wave-11.txt", False),
+    (1, f"{RUN} results s --results /a/results", False),
+    (0, f"{RUN} results s --results /a/results", True),
+    (0, f"{RUN} results s --results /a/results2", False),
+    (0, f"{RUN} work /a/results/sweeps/s/slurm/wave-1.txt", False),
+    (1, "", True),  # where SLURM does not tell, or tells the script alone, or cuts
+    (1, "/x/array.sbatch", True),
+    (1, f"{RUN} work /b/results/swe", True),
+]
+
+
+@pytest.mark.parametrize(("wave", "command", "is_it"), LIVES)
+def test_a_number_that_comes_again_is_another_job(wave, command, is_it):
+    job = Job("1", "w2s-s", "s", Path("/moved"), wave, 0, 1, "/a/results/sweeps/s/slurm", 1e9)
+    task = Task("1", 1, "PENDING", "", "w2s-s", command)
+    assert job.has(task) is is_it
+    assert job._replace(home="").has(task), "an old record does not say where it was made"
+    assert not job.has(task._replace(name="w2s-t"))
+    assert not job.has(task._replace(job="2"))
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "line\nbreak", "\udcff"])
+def test_a_folder_of_any_name_has_its_tasks(name):
+    results = Path("/a") / name.replace("/", "")
+    for wave in (0, 1):
+        job = Job("1", "w2s-s", "s", Path("/moved"), wave, 0, 1, str(jobs.folder(results, "s")), 1e9)
+        words = f"work {jobs.wave_file(Path(job.home), 1)}" if wave else f"results s --results {results}"
+        printed = words.encode(errors="surrogateescape").decode(errors="replace")  # as it comes from squeue
+        assert job.has(Task("1", 1, "PENDING", "", "w2s-s", printed.splitlines()[0]))
+
+
+def test_two_sweeps_whose_jobs_have_one_number_are_told_apart_by_name(tmp_path, slurm):
+    made = []
+    for sweep in ("a", "b"):
+        job = Job("11", f"w2s-{sweep}", sweep, jobs.folder(tmp_path, sweep), 0, 0, 1)
+        job.folder.mkdir(parents=True)
+        made.append(jobs.record(job))
+    slurm.answers(queue=[["w2s-b", "11", "N/A", "PENDING", "Priority", ""]])
+    assert jobs.queue_of(tmp_path, ["a", "b"]).live == made[1:]
 
 
 def test_what_was_submitted_and_where_its_tasks_logged(submitted, where):
@@ -250,10 +316,11 @@ def test_what_was_submitted_and_where_its_tasks_logged(submitted, where):
     assert jobs.logs_of(results, ["s"], digests[2]) == [made[1].log(1)]
 
 
-def test_records_are_json_that_people_can_read(where):
+def test_records_are_json_that_people_can_read(where, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1e9)
     job = Job("9", "w2s-s", "s", where, 1, 1000, 2)
     where.mkdir(parents=True)
     jobs.record(job)
     assert json.loads((where / "job-9.json").read_text()) == {
-        "id": "9", "name": "w2s-s", "sweep": "s", "wave": 1, "after": 1000, "tasks": 2,
+        "id": "9", "name": "w2s-s", "sweep": "s", "wave": 1, "after": 1000, "tasks": 2, "home": str(where), "at": 1e9,
     }  # fmt: skip

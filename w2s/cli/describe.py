@@ -143,14 +143,14 @@ def _queue(queue: jobs.Queue) -> list[str]:
     """What SLURM has in hand, a line per job."""
     if not queue.asked:
         return ["", "SLURM cannot be asked here: steps in its queue are shown as waiting"]
-    by_job: dict[str, Counter[str]] = {}
+    by_job: dict[tuple[str, str], Counter[str]] = {}
     for task in queue.tasks:
         reason = f" ({task.reason})" if task.waits and task.reason not in ("", "None") else ""
-        by_job.setdefault(task.job, Counter())[f"{task.state.lower()}{reason}"] += 1
+        by_job.setdefault((task.job, task.name), Counter())[f"{task.state.lower()}{reason}"] += 1
     lines = [""] if by_job else []
     for job in queue.live:
         what = f"{job.sweep}, wave {job.wave}" if job.wave else f"{job.sweep}, tables"
-        counts = ", ".join(f"{number} {state}" for state, number in by_job[job.id].items())
+        counts = ", ".join(f"{number} {state}" for state, number in by_job[job.id, job.name].items())
         lines.append(f"job {job.id} ({what}): {counts}")
     return lines
 

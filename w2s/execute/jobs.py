@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from w2s.disk import disk_errors, make_folder, read_json, sync, write_json
 from w2s.errors import MachineError, SpecError
@@ -26,10 +28,13 @@ from w2s.identity import validated
 from w2s.plan import Node
 
 ROWS_AT_ONCE = 500  # specs that are read together to find those of one line
+TOLD = re.compile(
+    r"/slurm/wave-\d+\.txt | --results "
+)  # in the command of a job of ours, unless it was cut before that
 
 
 class Job(NamedTuple):
-    """A submitted job; `wave` is 0 for the one that writes the tables."""
+    """A submitted job; `wave` is 0 for the one that writes the tables. The last two are '' and 0 in old records."""
 
     id: str
     name: str
@@ -38,10 +43,29 @@ class Job(NamedTuple):
     wave: int
     after: int
     tasks: int
+    home: str = ""  # the folder by the name that it had for who submitted
+    at: float = 0.0  # when it was submitted, in seconds since the epoch
 
     def log(self, place: int | None) -> Path:
         """What a task of it prints."""
         return logs(self.folder, self.wave, self.after) / f"{self.id if place is None else place}.txt"
+
+    def has(self, task: Task) -> bool:
+        """True where a task in the queue is of this job and not of one that came to the same number and name.
+
+        That is so after a cluster was set up anew, and with two clusters on one disk: sweeps of the same name in two
+        results folders. It is told by what the task was given to run, which names a file of this folder; SLURM keeps
+        that when a task is requeued (the time of submission becomes another), and no site changes it (comments are some
+        sites' own). Number and name have to do where SLURM does not tell it, or not whole.
+        """
+        if (task.job, task.name) != (self.id, self.name):
+            return False
+        if not self.home or not TOLD.search(f"{task.command} "):
+            return True
+        home = Path(self.home)
+        named = str(wave_file(home, self.wave)) if self.wave else f"--results {home.parents[2]}"
+        line = named.encode(errors="surrogateescape").decode(errors="replace").splitlines()[0]
+        return f" {line} " in f"{task.command} "
 
 
 class Held(NamedTuple):
@@ -127,11 +151,13 @@ def read_line(file: Path, line: int) -> list[Node]:
     return list(nodes.values())
 
 
-def record(job: Job) -> None:
-    """Keep what was submitted."""
+def record(job: Job) -> Job:
+    """Keep what was submitted just now; the job as it will be read back."""
+    job = job._replace(home=str(job.folder), at=time.time())
     data = {name: value for name, value in job._asdict().items() if name != "folder"}
     with disk_errors(job.folder):
         write_json(job.folder / f"job-{job.id}.json", data)
+    return job
 
 
 def recorded(results: Path, sweeps: Iterable[str]) -> list[Job]:
@@ -143,7 +169,18 @@ def recorded(results: Path, sweeps: Iterable[str]) -> list[Job]:
             with contextlib.suppress(TypeError):  # no record of ours
                 if data is not None:
                     found.append(Job(**{**data, "sweep": sweep, "folder": path.parent}))
-    return sorted(found, key=lambda job: int(job.id))
+    return sorted(filter(_is_whole, found), key=lambda job: (job.at, int(job.id)))
+
+
+def _is_whole(job: Any) -> bool:
+    """True for what `record` writes, false for what somebody else put there under such a name."""
+    texts, numbers = (job.id, job.name, job.home), (job.wave, job.after, job.tasks)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int) for number in numbers)
+        and isinstance(job.at, int | float)
+        and job.id.isdecimal()
+    )
 
 
 class Queue(NamedTuple):
@@ -156,17 +193,17 @@ class Queue(NamedTuple):
     @property
     def live(self) -> list[Job]:
         """The jobs of which something is in the queue."""
-        there = {task.job for task in self.tasks}
-        return [job for job in self.jobs if job.id in there]
+        there = {(task.job, task.name) for task in self.tasks}
+        return [job for job in self.jobs if (job.id, job.name) in there]
 
     def held(self) -> dict[str, Held]:
         """By step, the last task that it was given to. One that is in the queue goes before one that is gone."""
-        tasks = {(task.job, task.place): task for task in self.tasks}
+        tasks = {(task.job, task.name, task.place): task for task in self.tasks}
         waves: dict[Path, list[Line]] = {}
         found: dict[str, Held] = {}
         for job in self.jobs:
             for place, line in enumerate(_own_lines(job, waves), start=1):
-                task = tasks.get((job.id, place))
+                task = tasks.get((job.id, job.name, place))
                 for digest in line:
                     if task is not None or digest not in found or found[digest].task is None:
                         found[digest] = Held(job, place, task)
@@ -176,8 +213,10 @@ class Queue(NamedTuple):
 def queue_of(results: Path, sweeps: Iterable[str]) -> Queue:
     """What SLURM has of these sweeps; asks it once, and not at all where nothing was ever submitted."""
     jobs = recorded(results, sweeps)
-    tasks = cluster.queue({job.id: job.name for job in jobs})
-    return Queue(jobs, tasks or [], tasks is not None)
+    by_name = {(job.id, job.name): job for job in jobs}  # in one results folder, a name is a sweep's
+    tasks = cluster.queue(by_name.keys())
+    ours = [task for task in tasks or [] if by_name[task.job, task.name].has(task)]
+    return Queue(jobs, ours, tasks is not None)
 
 
 def steps_of(results: Path, sweeps: Iterable[str]) -> set[str]:
