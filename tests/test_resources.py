@@ -63,8 +63,8 @@ FIELDS = {  # field -> value, as an option of sbatch
 
 
 def test_what_is_not_given_is_not_asked_for_but_where_processes_lie_always_is():
-    assert Resources().sbatch(Processes()) == ("--nodes=1", "--ntasks-per-node=1")
-    assert Resources().sbatch(Processes(2, 8)) == ("--nodes=2", "--ntasks-per-node=8")
+    assert Resources().sbatch(Processes()) == ("--nodes=1", "--ntasks=1", "--ntasks-per-node=1")
+    assert Resources().sbatch(Processes(2, 8)) == ("--nodes=2", "--ntasks=16", "--ntasks-per-node=8")
 
 
 @pytest.mark.parametrize("name", Resources.model_fields)
@@ -79,8 +79,8 @@ def test_options_stand_last_and_all_in_one_order():
     given = {name: value for name, (value, _) in FIELDS.items() if name != "gpus"}
     assert of_model(slurm(**given), {}, "").sbatch(Processes(2, 8)) == (
         "--partition=gpu,long", "--account=my project", "--constraint=a100|h100", "--qos=high", "--time=1-12:00:00",
-        "--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=12", "--mem=32G", "--mail-type=END",
-        "--exclude=n1,n2",
+        "--nodes=2", "--ntasks=16", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=12", "--mem=32G",
+        "--mail-type=END", "--exclude=n1,n2",
     )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def test_a_model_overrides_field_by_field_and_null_takes_back():
 
 def test_gpus_of_a_job_over_several_nodes_are_asked_for_by_node():
     words = slurm(gpus="a100:16", nodes=2).sbatch(Processes(nodes=2, per_node=8))
-    assert words == ("--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=a100:8")
+    assert words == ("--nodes=2", "--ntasks=16", "--ntasks-per-node=8", "--gpus-per-node=a100:8")
     assert "--gpus=8" in slurm(gpus=8).sbatch(Processes())
 
 

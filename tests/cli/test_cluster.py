@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from w2s.claim import Claim
 from w2s.execute import submit
 
 WEAK = "weak tiny on movie, seed 0"
@@ -33,11 +32,12 @@ def test_dry_run_prints_every_call_and_the_script_whole_and_writes_nothing(site,
     folder, script = results / "sweeps" / "made_up" / "slurm", tmp_path / "slurm" / "array.sbatch"
 
     def call(logs, *words):
-        head = ["sbatch", "--parsable", "--job-name=w2s-made_up", f"--output={folder}/logs/{logs}.txt",
+        log = f"{folder}/logs/{logs}.txt"
+        head = ["sbatch", "--parsable", "--job-name=w2s-made_up", f"--output={log}", f"--error={log}",
                 "--open-mode=append", "--requeue"]  # fmt: skip
         return shlex.join([*head, *words])
 
-    asked = ("--signal=B:USR1@120", "--nodes=1", "--ntasks-per-node=1")
+    asked = ("--signal=B:USR1@120", "--nodes=1", "--ntasks=1", "--ntasks-per-node=1")
     work = (str(script), w2s, "work")
     assert out.splitlines() == [
         "9 steps: 9 to submit, 0 done",
@@ -233,7 +233,8 @@ def test_where_slurm_takes_no_more_the_exit_code_is_1_and_the_rest_follows(site,
     assert code == 1
     assert out.splitlines() == ["9 steps: 9 to submit, 0 done", "submitted job 11: wave 1, 1 task"]
     assert err.splitlines()[-1] == (
-        "w2s: 1 of 4 jobs were submitted before that and stay; the same command submits what is missing"
+        "w2s: 1 of 4 jobs were submitted before that and stay; the same command submits what is missing; where a "
+        "site takes fewer tasks at a time than an array has, set slurm.array_tasks"
     )
     slurm.answers(takes=None)
     assert launch()[1].splitlines()[:2] == [
@@ -252,13 +253,9 @@ def test_restart_step_drops_checkpoints_when_it_is_submitted_and_not_before(site
 
 
 def test_two_at_the_same_time(site, launch, slurm):
-    folder = site.results / "sweeps" / "made_up" / "slurm"
-    folder.mkdir(parents=True)
-    claim = Claim(folder / "submitting.json")
-    assert claim.take()
-    code, _, err = launch()
-    claim.release()
-    assert (code, err.endswith("another process submits this sweep just now; try again when it is done\n")) == (1, True)
+    with submit.turn(site.results):
+        code, _, err = launch()
+    assert (code, err.endswith("another process submits a sweep just now; try again when it is done\n")) == (1, True)
     assert slurm.submitted() == []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from w2s.sweep import Sweep
 
 SCRIPT = Path("slurm") / "array.sbatch"
 MOST_TASKS = 10_000  # of an array, whatever the site allows: each has a log in the array's folder
+LIMITS = re.compile(r"policy|limit|Max(Submit|Job)", re.IGNORECASE)  # on jobs at a time, in SLURM's words
+SHORTER = "; where a site takes fewer tasks at a time than an array has, set slurm.array_tasks"
 COMMAND = '"$@"'  # by which the batch script runs what it is given
 
 
@@ -177,12 +180,11 @@ def send(drafted: Draft, say: Callable[[str], None]) -> list[Job]:
         tables = Job("", drafted.name, drafted.plan.name, drafted.folder, 0, 0, 1)
         sent.append(_submit(tables, drafted.tables_words([job.id for job in sent]), say))
     except (MachineError, SpecError) as error:
-        limits = "where the site takes fewer jobs at a time than an array has tasks, set slurm.array_tasks"
-        if not sent:
-            raise type(error)(f"{error}\n{limits}" if isinstance(error, MachineError) else str(error)) from None
+        if not sent and not LIMITS.search(str(error)):
+            raise
         raise MachineError(
             f"{error}\n{len(sent)} of {count} jobs were submitted before that and stay; the same command submits what "
-            f"is missing; {limits}"
+            "is missing" + (SHORTER if LIMITS.search(str(error)) else "")
         ) from None
     except KeyboardInterrupt:
         say(f"stopped after {len(sent)} of {count} jobs, which stay; the same command submits what is missing")
