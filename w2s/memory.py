@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Iterator
 
@@ -38,7 +39,7 @@ def advice(engine: Engine | None, predicting: bool = False) -> str:
     `engine`: None for a step without a model. `predicting`: it happened while predicting, or making features.
     """
     if engine is None:
-        return "run fewer --workers"
+        return more_room()
     cuda = engine.device != "cpu"
     more_ranks = engine.ranks == 1 or engine.zero_stage != 3
     smaller_predictions = ("engine.predict_batch_size: a smaller number", engine.predict_batch_size > 1)
@@ -48,11 +49,16 @@ def advice(engine: Engine | None, predicting: bool = False) -> str:
         ("engine.mixed_precision: bf16 (another experiment)", engine.mixed_precision == "no"),
         ("engine.zero_stage: 3 over more engine.devices_per_step", cuda and more_ranks),
         ("engine.offload: parameters (with engine.zero_stage: 3)", cuda and engine.offload != "parameters"),
-        ("fewer --workers", engine.workers != 1),
+        (more_room(), engine.workers != 1),
     ]
     helps.insert(0 if predicting else len(helps), smaller_predictions)
     helps.append(("a shorter model.max_length, or recipe.tune: lora or frozen (another experiment)", True))
     return "try, in this order: " + "; ".join(text for text, unused in helps if unused)
+
+
+def more_room() -> str:
+    """What gives one step more of the machine's memory, whatever the step is."""
+    return "raise slurm.mem" if "SLURM_JOB_ID" in os.environ else "run fewer --workers"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from w2s.execute.slots import Slot, environment
+from w2s.memory import more_room
 from w2s.stopping import EXIT_CODE
 
 GRACE_S = 5.0  # an idle worker may take so long to end
@@ -263,10 +264,9 @@ def how_it_ended(code: int, who: str = "the worker") -> str:
     except ValueError:
         name = f"signal {-code}"
     if name == "SIGKILL":
-        more = "raise slurm.mem" if "SLURM_JOB_ID" in os.environ else "run fewer --workers"
         return (
             f"{who} was killed (SIGKILL), as the kernel does when memory runs out: "
-            f"{more}, or lower engine.micro_batch_size"
+            f"{more_room()}, or lower engine.micro_batch_size"
         )
     if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"):
         return f"{who} crashed in native code ({name}); its log ends with where it was"
