@@ -111,6 +111,13 @@ class Claim:
         seen = _look(self.path)
         return seen is not None and self._lives(seen, clock)
 
+    def is_of_this_host(self) -> bool:
+        """True where the claim's holder is, or was, a process of this host."""
+        seen = _look(self.path)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return seen is not None and bool(json.loads(seen[1])["host"] == _host())
+        return False
+
     def _lives(self, seen: tuple[int, bytes], clock: DiskClock | None = None) -> bool:
         renewed_ns, content = seen
         with contextlib.suppress(ValueError, KeyError, TypeError):

@@ -247,6 +247,10 @@ class Overview:
         """True while somebody living works on the step."""
         return digest in self.begun and self._store.is_claimed(digest, self._clock)
 
+    def is_claimed_here(self, digest: str) -> bool:
+        """True while a living process of this host works on the step."""
+        return self.is_claimed(digest) and Claim(self._store.work(digest) / "claim.json").is_of_this_host()
+
     def failure(self, digest: str) -> dict[str, Any] | None:
         """What stopped the last try of this step, as `Store.failure` has it."""
         return self._store.failure(digest) if digest in self.begun else None

@@ -108,10 +108,11 @@ def draft(sweep: Sweep, plan: Plan, results: Path, queue: Queue, most_tasks: int
     slurm, store = sweep.file.slurm, Store(results / "store")
     if "\\" in str(results):
         raise SpecError(f"results: SLURM cannot write logs below a folder with a backslash in its name ({results})")
-    given = {digest: place.job for digest, place in queue.held().items() if place.task is not None}
+    places = queue.held()
+    given = {digest: place.job for digest, place in places.items() if place.task is not None}
     held = {digest: job.id for digest, job in given.items()}
     overview = store.overview()
-    found = {digest: _state(node, store, overview, held) for digest, node in plan.nodes.items()}
+    found = {digest: _state(node, store, overview, places.get(digest)) for digest, node in plan.nodes.items()}
     to_do = {digest for digest, state in found.items() if state == "waiting"}
     asked = _requests(sweep)
     made = waves.cut(
@@ -239,13 +240,19 @@ def _submit(job: Job, words: Sequence[str], say: Callable[[str], None]) -> Job:
     return job
 
 
-def _state(node: Node, store: Store, overview: Overview, held: Mapping[str, str]) -> State:
-    """As `plan.states_of`, but what is done is looked into, and what failed is to be done."""
+def _state(node: Node, store: Store, overview: Overview, place: jobs.Held | None) -> State:
+    """As `plan.states_of`, but what is done is looked into, and what failed is to be done.
+
+    So is what a task had that is gone, such as with its node, also while its claim has not lapsed: the new task waits
+    for that, so that nothing is done twice.
+    """
     if node.digest in overview.finished and is_done(node, store):
         return "done"
+    if place is not None and place.task is None:
+        return "running" if overview.is_claimed_here(node.digest) else "waiting"
     if overview.is_claimed(node.digest):
         return "running"
-    return "queued" if node.digest in held else "waiting"
+    return "queued" if place is not None else "waiting"
 
 
 def _requests(sweep: Sweep) -> dict[str, Request]:
