@@ -121,7 +121,8 @@ def states_of(
 ) -> dict[str, State]:
     """The state of steps given as (digest, parents, done), parents first.
 
-    `queued`: digests that wait in a scheduler's queue; a failure there is one of an earlier try. `overview`: of the
+    `queued`: digests that wait in a scheduler's queue; a failure there is one of an earlier try, but one of a parent
+    that is not in the queue too will block them. `overview`: of the
     store, where the caller has one already.
     """
     overview, queued = overview or store.overview(), frozenset(queued)
@@ -132,7 +133,8 @@ def states_of(
         elif overview.is_claimed(digest):
             found[digest] = "running"
         elif digest in queued:
-            found[digest] = "queued"
+            broken = any(found.get(parent) in ("failed", "blocked") for parent in parents)
+            found[digest] = "blocked" if broken else "queued"
         elif overview.failure(digest) is not None:
             found[digest] = "failed"
         elif any(found.get(parent) in ("failed", "blocked") for parent in parents):

@@ -151,6 +151,37 @@ def test_a_step_in_the_queue_is_queued_whatever_its_last_try_was(site, launch, a
     assert "data movie: an old reason" in ask("status")[1]
 
 
+def test_a_step_that_failed_in_a_running_task_is_failed_and_what_needs_it_blocked(site, launch, ask, slurm):
+    launch("--steps-per-task", "9")
+    site.store.fail(site.node("data movie").digest, "a new reason")
+    assert "a new reason" not in ask("status")[1], "a pending task will try it again"
+    slurm.runs("11_1")
+    rows = ask("status")[1].splitlines()
+    assert rows[0].split() == ["sweep", "cells", "steps", "running", "queued", "waiting", "failed", "blocked"]
+    assert rows[2].split() == ["made_up", "0/4", "0/9", "1", "8"]
+
+
+def test_a_step_whose_task_is_gone_is_submitted_though_another_hosts_claim_has_not_lapsed(site, launch, slurm):
+    launch()
+    node = site.node("data movie")
+    claim = site.store.claim(node.digest)
+    slurm.ends(*{task.partition("_")[0] for task in slurm.queue()})
+    assert launch("--dry-run")[1].startswith("9 steps: 8 to submit, 0 done, 1 running"), "a process of this host"
+    claim.path.write_text(claim.path.read_text().replace('"host": "', '"host": "another '))
+    assert launch("--dry-run")[1].startswith("9 steps: 9 to submit, 0 done\n")
+    for record in Path("results/sweeps/made_up/slurm").glob("job-*.json"):
+        record.unlink()
+    assert "1 running" in launch("--dry-run")[1], "never submitted: somebody's local run"
+    claim._stop.set()
+
+
+def test_status_says_where_no_job_has_what_is_left(site, launch, ask, slurm):
+    launch()
+    assert "no job has" not in ask("status", "made_up")[1]
+    slurm.ends(*{task.partition("_")[0] for task in slurm.queue()})
+    assert "waiting: 9 steps that no job has; submit again" in ask("status", "made_up")[1].splitlines()
+
+
 def test_logs_prints_what_the_step_and_its_tasks_said_whole(site, launch, ask, slurm):
     launch()
     digest = site.node("data movie").digest

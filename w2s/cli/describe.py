@@ -83,8 +83,8 @@ def status(results: Path, name: str | None) -> list[str]:
         return [f"no sweep has been run in {results}"]
     store, queue = Store(results / "store"), jobs.queue_of(results, names)
     overview, held = store.overview(), queue.held() if queue.asked else {}  # else nothing is known of any task
-    queued = {digest for digest, place in held.items() if place.task is not None}
-    rows, reasons = [], []
+    queued = {digest for digest, place in held.items() if _is_to_come(place, overview.failure(digest))}
+    rows, reasons, lost = [], [], 0
     for one in names:
         recorded = _recorded(results, one)
         steps = ((step["digest"], step["parents"], step["digest"] in overview.finished) for step in recorded["steps"])
@@ -93,9 +93,12 @@ def status(results: Path, name: str | None) -> list[str]:
         tally = Counter(found.values())
         rows.append((one, _of(sum(set(c) == {"done"} for c in cells), len(cells)), _of(tally["done"], len(found)),
                      *(tally[state] or "" for state in STATES[1:])))  # fmt: skip
+        lost = tally["waiting"] if not tally["running"] else 0
         reasons += _reasons(recorded["steps"], found, overview, held, all_of=name is not None)
     lines = table(("sweep", "cells", "steps", *STATES[1:]), rows, right=("cells", "steps", *STATES[1:]))
     lines += _queue(queue)
+    if name is not None and queue.asked and queue.jobs and not queue.live and lost:
+        lines += ["", f"waiting: {lost} steps that no job has; submit again"]
     if reasons:
         lines += ["", *dict.fromkeys(reasons), "", f"`{show_command('DIGEST', results)}` shows the log of a step"]
     if name is not None and (again := command_of(results, name)):
@@ -128,6 +131,14 @@ def _reasons(
         if len(sentences) > SHOWN_REASONS:
             lines.append(f"{kind}: {len(sentences) - SHOWN_REASONS} more")
     return lines
+
+
+def _is_to_come(place: jobs.Held, failure: Mapping[str, Any] | None) -> bool:
+    """True where the task that has a step will still do it, not where it failed there and the task does the rest."""
+    if place.task is None:
+        return False
+    failed_here = failure is not None and 0.0 < place.job.at < failure.get("at", 0.0)
+    return place.task.state != "RUNNING" or not failed_here
 
 
 def _gone(place: jobs.Held) -> str:
