@@ -6,13 +6,18 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for sweeping
+
+from sweeping import LONG, on, outside  # type: ignore[import-not-found]
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "local_cluster.sh"
 DEADLINE_S = 120.0  # of anything; no test depends on how long it takes
@@ -61,12 +66,6 @@ class Cluster:
         self.until(empty)
 
 
-def outside(env: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what SLURM left in it: tests may run inside a job of a real cluster."""
-    ours = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SINFO_")
-    return {name: value for name, value in env.items() if not name.startswith(ours)}
-
-
 @pytest.fixture(scope="session")
 def clusters():
     """Clusters by the options of slurm/local_cluster.sh, each brought up once: `clusters(NODES=2, CPUS=1)`."""
@@ -109,7 +108,35 @@ def cluster(clusters):
 
 
 @pytest.fixture
+def another(clusters):
+    """A cluster with other options, its queue empty before and after: `another(MAX_ARRAY_SIZE=3)`."""
+    used = []
+
+    def get(**options):
+        used.append(clusters(**options))
+        return used[-1]
+
+    yield get
+    for one in used:
+        one.clear()
+
+
+@pytest.fixture
 def world(world, cluster):
     """A world of one's own whose `w2s` finds that cluster."""
-    world.env = outside(world.env) | {"SLURM_CONF": str(cluster.conf)}
-    return world
+    return on(world, cluster)
+
+
+@pytest.fixture
+def later(later, cluster):
+    """A copy of a world whose sweep is done, to go on from on that cluster."""
+    return on(later, cluster)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(whole, tmp_path_factory):
+    """That world gone on with, on this machine and left alone, to the long sweep; to read only."""
+    made = whole.copy(tmp_path_factory.mktemp("uninterrupted") / "world")
+    made.sweep(*LONG)
+    yield made
+    made.close()
