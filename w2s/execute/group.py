@@ -185,16 +185,20 @@ class RankGroup(WorkerProcess):
 
     def kill(self) -> None:
         """End all ranks, torchrun, and all they started, at once, and free what belongs to them here."""
+        self._end_ranks()
+        kill_session(self.pid)
+        self.process.wait()
+        self.close()
+
+    def _end_ranks(self) -> None:
+        """End all ranks, and let their launcher, which sees to the end of all of them, end itself."""
         self._let_in()
         whole = len(self.ranks) == self.slot.ranks
         self._shut()  # a rank that comes later finds nobody, and leaves
         self._kill_ranks()
         self._await_ranks()
         if whole:
-            self.wait(REAP_S)  # torchrun sees to the end of its children, and then it ends itself
-        kill_session(self.pid)
-        self.process.wait()
-        self.close()
+            self.wait(REAP_S)
 
     def close(self) -> None:
         """Free what belongs to it here."""

@@ -28,9 +28,8 @@ from w2s.identity import validated
 from w2s.plan import Node
 
 ROWS_AT_ONCE = 500  # specs that are read together to find those of one line
-TOLD = re.compile(
-    r"/slurm/wave-\d+\.txt | --results "
-)  # in the command of a job of ours, unless it was cut before that
+# In the command of a job of ours, unless it was cut before that.
+TOLD = re.compile(r"/slurm/wave-\d+\.txt | --results ")
 
 
 class Job(NamedTuple):

@@ -85,13 +85,7 @@ class SrunGroup(RankGroup):
 
     def kill(self) -> None:
         """End all ranks, on whatever node, and srun, at once, and free what belongs to them here."""
-        self._let_in()
-        whole = len(self.ranks) == self.slot.ranks
-        self._shut()  # a rank that comes later finds nobody, and leaves
-        self._kill_ranks()
-        self._await_ranks()
-        if whole:
-            self.wait(REAP_S)  # srun sees all of them end, and then it ends itself
+        self._end_ranks()
         if self.process.poll() is None:
             self.process.terminate()  # it ends every task of the step, also those that do not listen to us
             self.wait(END_S)
