@@ -384,6 +384,8 @@ def test_the_script_that_comes_with_w2s_is_right_and_is_found_from_everywhere(si
     ("text", "problems"),
     [
         ('exec "$@"\n', ["{}: line 1: has to name a shell, such as #!/bin/bash (got 'exec \"$@\"')"]),
+        ('#!/bin/bosh -l\nexec "$@"\n', ["{}: line 1: there is no /bin/bosh here; write #!/bin/bash"]),
+        ('#!\nexec "$@"\n', ["{}: line 1: has to name a shell, such as #!/bin/bash (got '#!')"]),
         ("", ["{}: line 1: has to name a shell, such as #!/bin/bash (got '')",
               '{}: runs nothing that it is given; its last line has to be: exec "$@"']),
         ("#!/bin/bash\necho hello\n", ['{}: runs nothing that it is given; its last line has to be: exec "$@"']),

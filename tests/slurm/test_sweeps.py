@@ -230,6 +230,8 @@ def test_what_slurm_refuses_is_told_in_its_words_before_anything_is_written(worl
     ("text", "problem"),
     [
         ('exec "$@"\n', "line 1: has to name a shell, such as #!/bin/bash"),
+        ('#!/bin/bosh\nexec "$@"\n', "line 1: there is no /bin/bosh here"),
+        ('#!/bin/bash\r\nexec "$@"\r\n', "Batch script contains DOS line breaks"),
         ("#!/bin/bash\nmodule load cuda\n", "runs nothing that it is given"),
         ('#!/bin/bash\nif [ x; then\nexec "$@"\n', "syntax error"),
         ('#!/bin/bash\n#SBATCH --partition=elsewhere\nexec "$@"\n', "invalid partition specified: elsewhere"),
@@ -238,7 +240,7 @@ def test_what_slurm_refuses_is_told_in_its_words_before_anything_is_written(worl
 )
 def test_a_batch_script_that_cannot_do_its_work_is_refused_before_anything_is_written(text, problem, world, cluster):
     (world.folder / "slurm").mkdir()
-    (world.folder / "slurm" / "array.sbatch").write_text(text)
+    (world.folder / "slurm" / "array.sbatch").write_bytes(text.encode())
     assert problem in "\n".join(refused(world))
     assert cluster.squeue() == {}
 

@@ -212,7 +212,10 @@ def script_of(given: str | None) -> Path:
         raise SpecError(f"slurm.script: {found} cannot be read: {error}") from None
     first = text.partition("\n")[0]
     problems = []
-    if not first.startswith("#!"):
+    shell = first.removeprefix("#!").split()
+    if first.startswith("#!") and shell and not Path(shell[0]).exists():  # a job would end without a word
+        problems.append(f"{found}: line 1: there is no {shell[0]} here; write #!/bin/bash")
+    elif not (first.startswith("#!") and shell):
         problems.append(f"{found}: line 1: has to name a shell, such as #!/bin/bash (got {first[:60]!r})")
     runs = [line.strip() for line in text.splitlines() if COMMAND in line and not line.lstrip().startswith("#")]
     if not runs:
