@@ -140,7 +140,8 @@ def read_line(file: Path, line: int) -> list[Node]:
         # Blocks of rows know their first and last line, so that only those of this one are read.
         rows = pyarrow.parquet.read_table(specs, filters=[("line", "=", line)], partitioning=None).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
-        raise MachineError(f"{specs}: damaged ({error}); submit the sweep again, finished steps are kept") from None
+        what = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+        raise MachineError(f"{specs}: {what}; submit the sweep again, finished steps are kept") from None
     nodes = {}
     for row in rows:
         spec = validated(KINDS[json.loads(row["spec"])["kind"]], json.loads(row["spec"]))
