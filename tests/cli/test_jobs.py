@@ -56,7 +56,7 @@ def test_work_ends_with_1_where_a_step_failed_or_was_blocked(site, launch, ask):
 def test_cancel_takes_what_is_left_out_of_the_queue(site, launch, ask, slurm):
     launch()
     slurm.ends("11", "12_1")
-    assert ask("cancel", "made_up") == (0, "cancelled 12, 13, 14, 8 tasks\n", "")
+    assert ask("cancel", "made_up") == (0, "cancelled jobs 12, 13, 14 (8 tasks)\n", "")
     assert slurm.calls("scancel") == [["scancel", "--quiet", "12", "13", "14"]]
     assert ask("cancel", "made_up") == (0, "nothing of made_up is in the queue\n", "")
     assert len(slurm.calls("scancel")) == 1
@@ -69,7 +69,7 @@ def test_cancel_takes_what_is_left_out_of_the_queue(site, launch, ask, slurm):
 def test_cancel_leaves_the_jobs_of_other_sweeps(site, launch, ask, slurm):
     launch()
     launch("--set", "name=other", "--set", "seeds=[2]")
-    assert ask("cancel", "other")[1] == "cancelled 15, 16, 17, 5 tasks\n"
+    assert ask("cancel", "other")[1] == "cancelled jobs 15, 16, 17 (5 tasks)\n"
     assert {task.partition("_")[0] for task in slurm.queue()} == {"11", "12", "13", "14"}
 
 
@@ -108,7 +108,7 @@ def test_status_tells_the_truth_from_the_store_and_squeue(site, launch, ask, slu
     titles = {node.digest: node.title for node in site.plan().nodes.values()}
     assert lines[8:10] == [
         f"missing {missing[0][:12]} {titles[missing[0]]}: task 1 of job 12 ended without it; submitting again does it "
-        f"({log} tells why)",
+        f"(its log: {log})",
         f"missing {missing[1][:12]} {titles[missing[1]]}: task 2 of job 12 ended without it and without a word: it "
         f"was cancelled before it began, or nodes cannot write to {log.parent}",
     ]
@@ -179,7 +179,7 @@ def test_status_says_where_no_job_has_what_is_left(site, launch, ask, slurm):
     launch()
     assert "no job has" not in ask("status", "made_up")[1]
     slurm.ends(*{task.partition("_")[0] for task in slurm.queue()})
-    assert "waiting: 9 steps that no job has; submit again" in ask("status", "made_up")[1].splitlines()
+    assert "9 steps wait that no job has; submit again" in ask("status", "made_up")[1].splitlines()
 
 
 def test_logs_prints_what_the_step_and_its_tasks_said_whole(site, launch, ask, slurm):

@@ -75,8 +75,10 @@ def cancel(name: str, *, results: Path = RESULTS) -> int:
         raise MachineError("squeue: gives no answer; is SLURM up? (`scontrol ping`)")
     live = [job.id for job in queue.live]
     cluster.cancel(live)
-    tasks = f", {len(queue.tasks)} task{'s' if len(queue.tasks) != 1 else ''}" if live else ""
-    print(f"cancelled {', '.join(live)}{tasks}" if live else f"nothing of {name} is in the queue")
+    what = (
+        f"cancelled job{'s'[: len(live) > 1]} {', '.join(live)} ({len(queue.tasks)} task{'s'[: len(queue.tasks) > 1]})"
+    )
+    print(what if live else f"nothing of {name} is in the queue")
     return 0
 
 

@@ -98,7 +98,7 @@ def status(results: Path, name: str | None) -> list[str]:
     lines = table(("sweep", "cells", "steps", *STATES[1:]), rows, right=("cells", "steps", *STATES[1:]))
     lines += _queue(queue)
     if name is not None and queue.asked and queue.jobs and not queue.live and lost:
-        lines += ["", f"waiting: {lost} steps that no job has; submit again"]
+        lines += ["", f"{lost} step{'s wait' if lost > 1 else ' waits'} that no job has; submit again"]
     if reasons:
         lines += ["", *dict.fromkeys(reasons), "", f"`{show_command('DIGEST', results)}` shows the log of a step"]
     if name is not None and (again := command_of(results, name)):
@@ -146,7 +146,7 @@ def _gone(place: jobs.Held) -> str:
     log = place.job.log(place.place)
     task = f"task {place.place} of job {place.job.id} ended without it"
     if log.exists():
-        return f"{task}; submitting again does it ({log} tells why)"
+        return f"{task}; submitting again does it (its log: {log})"
     return f"{task} and without a word: it was cancelled before it began, or nodes cannot write to {log.parent}"
 
 
