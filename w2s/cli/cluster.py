@@ -66,13 +66,10 @@ def cancel(name: str, *, results: Path = RESULTS) -> int:
       w2s cancel quickstart
     """
     from w2s.cli import describe
-    from w2s.errors import MachineError
     from w2s.execute import cluster, jobs
 
     cluster.require()
-    queue = jobs.queue_of(results, [describe.known_sweep(results, name, "cancel")])
-    if not queue.asked:
-        raise MachineError("squeue: gives no answer; is SLURM up? (`scontrol ping`)")
+    queue = _asked(jobs.queue_of(results, [describe.known_sweep(results, name, "cancel")]))
     live = [job.id for job in queue.live]
     cluster.cancel(live)
     what = (
@@ -146,41 +143,32 @@ def _draft(found: Sweep, planned: Plan, results: Path) -> Draft:
     from w2s.cli import describe
     from w2s.execute import cluster, jobs, submit
 
-    queue = _asked(jobs.queue_of(results, describe.sweep_names(results)))
+    # Were it not known, everything might be submitted twice.
+    queue = _asked(jobs.queue_of(results, describe.sweep_names(results)), ", so nothing is submitted")
     return submit.draft(found, planned, results, queue, cluster.most_tasks())
 
 
 def _submit(drafted: Draft, results: Path, restart_step: bool) -> int:
-    from w2s import plan as plans
     from w2s.cli import describe, restart
     from w2s.execute import submit
     from w2s.store import Store
 
-    store, planned = Store(results / "store"), drafted.plan
-    store.require_writable()
-    if restart_step:
-        print(restart.drop_checkpoints(planned, store), file=sys.stderr)
-    plans.write(planned, results / "sweeps" / planned.name)
-    describe.remember_command(results, planned.name, shlex.join(["w2s", *sys.argv[1:]]))
+    restart.begin(drafted.plan, Store(results / "store"), results, restart_step)
     print(_tally(drafted))
     if not drafted.lacks_tables:
         return _nothing_to_submit(drafted, results)
     submit.send(drafted, lambda line: print(line, flush=True))
-    print(f"you may log out now; `{_command('status', planned.name, results)}` tells how far it is")
+    print(f"you may log out now; `{describe.command('status', drafted.plan.name, results)}` tells how far it is")
     return 0
 
 
-def _asked(queue: Queue) -> Queue:
-    """The queue. Raises MachineError where it is not known, since then everything might be submitted twice."""
+def _asked(queue: Queue, so: str = "") -> Queue:
+    """The queue. Raises MachineError where it is not known; `so`: what comes of that."""
     from w2s.errors import MachineError
 
     if not queue.asked:
-        raise MachineError("squeue: gives no answer, so nothing is submitted; is SLURM up? (`scontrol ping`)")
+        raise MachineError(f"squeue: gives no answer{so}; is SLURM up? (`scontrol ping`)")
     return queue
-
-
-def _command(name: str, sweep: str, results: Path) -> str:
-    return shlex.join(["w2s", name, sweep, *([] if results == RESULTS else ["--results", str(results)])])
 
 
 def _require_fetched(prefetch: str, planned: Plan, drafted: Draft) -> None:
@@ -198,11 +186,12 @@ def _require_fetched(prefetch: str, planned: Plan, drafted: Draft) -> None:
 
 def _nothing_to_submit(drafted: Draft, results: Path) -> int:
     """All steps are done, which makes tables; or somebody else has those that are not."""
+    from w2s.cli import describe
     from w2s.cli.report import report
 
     if drafted.states["done"] == len(drafted.plan.nodes):
         return report(drafted.plan.name, results)
-    ways = " and ".join(f"`{_command('cancel', owner, results)}`" for owner in drafted.owners)
+    ways = " and ".join(f"`{describe.command('cancel', owner, results)}`" for owner in drafted.owners)
     print(f"nothing is left to submit{f'; {ways} would take out what is in the queue' if ways else ''}")
     return 0
 

@@ -5,7 +5,6 @@ Thin: each imports what it needs when it runs, so that `w2s --help` loads nothin
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -379,11 +378,7 @@ def _carry_out(found: Sweep, results: Path, dry_run: bool, restart_step: bool) -
     planned, store = _planned(found), _store(results)
     if not all(plans.is_done(node, store) for node in planned.nodes.values()):
         requirements.require(found.file.engine)
-    store.require_writable()
-    if restart_step:
-        print(restart.drop_checkpoints(planned, store), file=sys.stderr)
-    plans.write(planned, results / "sweeps" / planned.name)
-    describe.remember_command(results, planned.name, shlex.join(["w2s", *sys.argv[1:]]))
+    restart.begin(planned, store, results, restart_step)
     expected = {d: c.seconds for d, c in estimate.costs(planned, store).items() if c.seconds is not None}
     outcome = local.execute(planned, store, engine=found.file.engine, display=display.choose(), seconds=expected)
     code = report(planned.name, results)

@@ -241,10 +241,14 @@ def failures(plan: Plan, failed: Mapping[str, str], blocked: Mapping[str, str], 
     return lines
 
 
+def command(name: str, what: str, results: Path) -> str:
+    """A command about a sweep or a step of this results folder, as it would be typed."""
+    return shlex.join(["w2s", name, what, *([] if results == DEFAULT_RESULTS else ["--results", str(results)])])
+
+
 def show_command(digest: str, results: Path) -> str:
     """The command that shows a step of this results folder."""
-    where = "" if results == DEFAULT_RESULTS else f" --results {shlex.quote(str(results))}"
-    return f"w2s show {digest}{where}"
+    return command("show", digest, results)
 
 
 def step(results: Path, prefix: str, log_lines: int) -> list[str]:
