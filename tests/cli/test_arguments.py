@@ -32,6 +32,12 @@ def bake(
     return 3
 
 
+def serve(table: str, dish: Sequence[str] = (), *, hot: bool = False) -> int:
+    """Serve it."""
+    CALLS.append({"table": table, "dish": dish, "hot": hot})
+    return 3
+
+
 def called(*words: str) -> dict[str, Any]:
     """What `bake` was called with, all the way through fire."""
     CALLS.clear()
@@ -121,6 +127,39 @@ def test_values_have_the_type_of_their_annotation():
 )
 def test_what_does_not_fit_is_refused_all_at_once(words, problems):
     assert refused(*words) == problems
+
+
+def served(*words: str) -> dict[str, Any]:
+    """What `serve` was called with."""
+    CALLS.clear()
+    fire.Fire({"serve": for_fire(serve)}, ["serve", *checked(serve, words)], name="w2s", serialize=lambda _: None)
+    (call,) = CALLS
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "dishes"),
+    [
+        (("t",), ()),
+        (("t", "soup"), ["soup"]),
+        (("t", "soup", "--hot", "1e5", "[x]"), ["soup", "1e5", "[x]"]),
+        (("--dish=soup", "t", "rice"), ["soup", "rice"]),
+        (("t", "--hot", "--", "--rice", "a,b"), ["--rice", "a,b"]),
+        (("t", "None", "a b", "'a'"), ["None", "a b", "'a'"]),
+    ],
+)
+def test_a_last_place_may_take_any_number_of_words(words, dishes):
+    """Negative control: a place that is no list takes one (`bake`, below)."""
+    assert served(*words) == {"table": "t", "dish": dishes, "hot": "--hot" in words}
+    assert refused("d", "f", "g") == ["g: one argument too many (it takes DIGEST [FILE])"]
+
+
+def test_a_place_that_may_be_repeated_is_shown_so_and_flags_are_still_checked():
+    assert usage("w2s serve", serve) == "usage: w2s serve TABLE [DISH]... [--hot]"
+    with pytest.raises(SpecError, match=r"--hott: no such flag \(did you mean --hot\?\)"):
+        checked(serve, ["t", "soup", "--hott"])
+    with pytest.raises(SpecError, match="TABLE: missing"):
+        checked(serve, [])
 
 
 def test_usage_shows_what_is_needed_and_what_may_be_left_out():

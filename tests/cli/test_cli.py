@@ -54,7 +54,7 @@ def test_help_comes_from_any_place_and_without_a_pager(name, ask):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("words", [["--workrs", "3"], ["a", "b", "c", "d"]])
+@pytest.mark.parametrize("words", [["--workrs", "3"], ["a", "b", "c", "d", "--colour=red"]])
 def test_unknown_flags_and_extra_arguments_are_refused_before_any_work(name, words, ask, monkeypatch):
     @functools.wraps(COMMANDS[name])
     def work(*_, **__):

@@ -2,8 +2,8 @@
 
 fire calls a function first and complains about left-over flags after, and it reads words as Python values (the digest
 1e123456 would become a number). So every word is checked against the signature before fire sees it, and reaches the
-command as text that its annotation converts: `str`, `int`, `float`, `bool`, `Path`, and lists of text for flags that
-may be repeated.
+command as text that its annotation converts: `str`, `int`, `float`, `bool`, `Path`, and lists of text for flags and
+last places that may be repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Argument(NamedTuple):
-    """One parameter of a command. `kind` is what its text becomes; `repeated` flags collect a list of text."""
+    """One parameter of a command. `kind` is what its text becomes; a `repeated` one collects a list of text."""
 
     parameter: str
     flag: str  # as shown: --keep-weights
@@ -91,11 +91,11 @@ def checked(command: Command, words: Sequence[str]) -> list[str]:
         if word == "--" and not only_places:
             only_places = True
         elif only_places or not word.startswith("-") or word == "-":
-            place = next((a for a in places if a.parameter not in given), None)
+            place = next((a for a in places if a.repeated or a.parameter not in given), None)
             if place is None:
                 extra.append(word)
             else:
-                given[place.parameter] = [word]
+                given.setdefault(place.parameter, []).append(word)
         else:
             problems += _flag(word, left, flags, given)
     problems += [f"{word}: one argument too many{_places(places)}" for word in extra]
@@ -180,7 +180,7 @@ def usage(name: str, command: Command) -> str:
     for argument in arguments_of(command).values():
         value = argument.parameter.rstrip("_").upper()
         if argument.positional:
-            words.append(value if argument.required else f"[{value}]")
+            words.append((value if argument.required else f"[{value}]") + ("..." if argument.repeated else ""))
             continue
         flag = argument.flag if argument.kind is bool else f"{argument.flag} {value}"
         words.append(flag if argument.required else f"[{flag}]" + ("..." if argument.repeated else ""))
