@@ -7,24 +7,59 @@ with weak, student and ceiling. Refuses to pool seeds with different test sets: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from w2s.analyze import stats
+from w2s.analyze.metrics import placements
 from w2s.analyze.predictions import Truth
 from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
 from w2s.analyze.selection import DIAGNOSTIC, Taken, taken, variant
-from w2s.analyze.stats import Bools, Estimate, absent
+from w2s.analyze.stats import Estimate, Measure, absent
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
+METRICS = ("accuracy", "auroc")
+CHANCE_AUROC = 0.5
+KEPT_MEASURES = 64  # those that several cells share, such as a weak model's; each takes some 100 kB
+M = TypeVar("M", str, Taken)
+
+
+class Run(NamedTuple):
+    """The steps of one seed of a cell, by digest, whatever became of them."""
+
+    seed: int
+    data: str
+    weak: str
+    student: str
+    ceiling: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one metric, from 0 to 1, says in a cell."""
+
+    weak: Estimate
+    student: Estimate
+    ceiling: Estimate
+    gap: Estimate  # ceiling - weak
+    pgr: Estimate
+    difference: Estimate  # this method's student - the baseline method's, paired by seed and test example
+    pgr_difference: Estimate
+    p: float  # two-sided, that `difference` is 0, and with it `pgr_difference`: the gap is above 0; NaN where absent
+    p_holm: float  # over the tasks of this pair, method and selection. Source: Holm 1979
+
+
+MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
 ESTIMATES = ("weak", "student", "ceiling", "gap", "pgr", "agreement", "agreement_right", "agreement_wrong")
 DIFFERENCES = ("accuracy_difference", "pgr_difference")
-M = TypeVar("M", str, Taken)
+AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
 
 
 @dataclass(frozen=True)
@@ -38,22 +73,21 @@ class Cell:
     selection: str
     weak_params: int | None
     student_params: int | None
+    weak_flops: float  # of training and predicting, mean over seeds; NaN where the model's size is not known
+    student_flops: float
     n: int  # test examples; 0 where nothing could be read
+    n_classes: int
     majority_share: float
     planned: tuple[int, ...]  # seeds
     seeds: tuple[int, ...]  # of `planned`, those with a student
-    weak: Estimate
-    student: Estimate
-    ceiling: Estimate
-    gap: Estimate  # ceiling - weak
-    pgr: Estimate
+    accuracy: Measured
+    auroc: Measured
     agreement: Estimate
     agreement_right: Estimate  # where the supervisor is right
     agreement_wrong: Estimate
     label_accuracy: Estimate  # the supervisor's, on transfer
     baseline: str
-    accuracy_difference: Estimate  # this method - baseline, paired
-    pgr_difference: Estimate
+    runs: tuple[Run, ...] = ()  # by seed
     steps: tuple[int, ...] = ()  # those chosen, by seed; empty for the final selection
     notes: tuple[str, ...] = ()
 
@@ -70,11 +104,42 @@ class Cell:
     def is_baseline(self) -> bool:
         return self.method == self.baseline
 
+    def measured(self, metric: str) -> Measured:
+        """The estimates of one of METRICS."""
+        return self.accuracy if metric == "accuracy" else self.auroc
 
-def aggregate(rows: Rows, baseline: str | None = None) -> list[Cell]:
+    def __getattr__(self, name: str) -> Any:  # until every caller says which metric it means
+        if name in ("weak", "student", "ceiling", "gap", "pgr", "pgr_difference"):
+            return getattr(self.accuracy, name)
+        if name == "accuracy_difference":
+            return self.accuracy.difference
+        raise AttributeError(name)
+
+    @property
+    def at_chance(self) -> tuple[str, ...]:
+        """The models whose accuracy does not lie above the majority class's share, by their intervals."""
+        return self._not_above(self.accuracy, self.majority_share)
+
+    def left_out(self, metric: str = "accuracy") -> str:
+        """Why this PGR enters no median over tasks, in a few words; nothing where it does."""
+        found = self.measured(metric)
+        if not found.pgr.known:
+            return found.pgr.reason.partition(":")[0]
+        low = self.at_chance if metric == "accuracy" else self._not_above(found, CHANCE_AUROC)
+        return f"{' and '.join(low)} at chance" if low else ""
+
+    @staticmethod
+    def _not_above(found: Measured, chance: float) -> tuple[str, ...]:
+        models = ((role, getattr(found, role)) for role in ROLES)
+        return tuple(role for role, estimate in models if estimate.known and not estimate.low > chance)
+
+
+def aggregate(
+    rows: Rows, baseline: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> list[Cell]:
     """The cells in the order of the plan. Differences are against `baseline`, by default the first method.
 
-    Raises SpecError for a baseline that the sweep does not have.
+    `progress` is told how many cells of how many are done. Raises SpecError for a baseline that there is none of.
     """
     methods = list(dict.fromkeys(rows.frame["method"]))
     if baseline is not None and baseline not in methods:
@@ -83,32 +148,74 @@ def aggregate(rows: Rows, baseline: str | None = None) -> list[Cell]:
         return []
     against = baseline or methods[0]
     groups: dict[Any, pd.DataFrame] = dict(iter(rows.frame.groupby(list(CELL_KEYS), sort=False, dropna=False)))
-    pool = _Pool(rows)
-    return [_cell(key, group, groups, against, pool) for key, group in groups.items()]
+    pool, cells = _Pool(rows), []
+    for key, group in groups.items():
+        cells.append(_cell(key, group, groups, against, pool))
+        if progress is not None:
+            progress(len(cells), len(groups))
+    return _corrected(cells)
+
+
+def _corrected(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with p-values corrected over the tasks on which the same comparison is made."""
+    families: dict[Any, list[int]] = {}
+    for place, cell in enumerate(cells):
+        families.setdefault((*cell.pair, cell.method, cell.selection), []).append(place)
+    found = list(cells)
+    for metric in METRICS:
+        for places in families.values():
+            corrected = stats.holm([found[place].measured(metric).p for place in places])
+            for place, p_holm in zip(places, corrected, strict=True):
+                changes: Any = {metric: replace(found[place].measured(metric), p_holm=p_holm)}
+                found[place] = replace(found[place], **changes)
+    return found
 
 
 class _Pool:
-    """Estimates over chosen seeds of a cell; those that many cells share (a weak model's accuracy) are made once."""
+    """Measures and estimates over chosen seeds of a cell; those that many cells share are made once."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._made: dict[Any, Estimate] = {}
+        self._measures: OrderedDict[Any, Measure] = OrderedDict()
+        self._estimates: dict[Any, Estimate] = {}
 
-    def right(self, models: list[Taken]) -> Bools:
-        """(S, N): is the model of that seed right about that test example?"""
-        return np.stack([self.rows.test[model].right_N for model in models])
+    def measure(self, metric: str, data: str, models: Iterable[Taken]) -> Measure:
+        """Accuracy: is the model of that seed right about that test example? AUROC: the example's share in it."""
+        chosen = tuple(models)
+        key = (metric, data, chosen)
+        if key in self._measures:
+            self._measures.move_to_end(key)
+        else:
+            self._measures[key] = self._read(metric, data, chosen)
+            if len(self._measures) > KEPT_MEASURES:
+                self._measures.popitem(last=False)
+        return self._measures[key]
+
+    def _read(self, metric: str, data: str, models: Iterable[Taken]) -> Measure:
+        scored = [self.rows.test[model] for model in models]
+        if metric == "accuracy":
+            return Measure(np.stack([one.right_N for one in scored]))
+        y_N = self.rows.truth[data].y_N
+        ranks = [getattr(one, "margin_rank_N", np.zeros(len(y_N))) for one in scored]
+        return Measure(np.stack([placements(rank_N, y_N) for rank_N in ranks if rank_N is not None]))
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Estimate]) -> Estimate:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        if key not in self._estimates:
+            self._estimates[key] = make()
+        return self._estimates[key]
 
-    def accuracy(self, models: list[Taken]) -> Estimate:
-        return self.once(("accuracy", *models), lambda: stats.proportion(self.right(models)))
+    def mean(self, metric: str, data: str, models: list[Taken]) -> Estimate:
+        return self.once((metric, data, *models), lambda: stats.mean(self.measure(metric, data, models)))
+
+    def gap(self, metric: str, data: str, ceiling: list[Taken], weak: list[Taken]) -> Estimate:
+        return self.once(
+            (metric, data, *ceiling, *weak),
+            lambda: stats.difference(self.measure(metric, data, ceiling), self.measure(metric, data, weak)),
+        )
 
     def transfer(self, digests: list[str]) -> Estimate:
         right = [self.rows.transfer[digest].right_N for digest in digests]
-        return self.once(("transfer", *digests), lambda: stats.proportion(np.stack(right)))
+        return self.once(("transfer", *digests), lambda: stats.mean(Measure(np.stack(right))))
 
 
 def _cell(key: Any, group: pd.DataFrame, groups: dict[Any, pd.DataFrame], baseline: str, pool: _Pool) -> Cell:
@@ -120,25 +227,38 @@ def _cell(key: Any, group: pd.DataFrame, groups: dict[Any, pd.DataFrame], baseli
     readable = ordered[[not mixed and model in pool.rows.test for model in _models(ordered, "student")]]
     base = groups.get((task, weak, student, baseline, selection))
     shares = ordered["majority_share"].dropna()
+    first = ordered.iloc[0]
     values: dict[str, Any] = {
         "task": task,
         "weak_model": weak,
         "student_model": student,
         "method": method,
         "selection": selection,
-        "weak_params": _whole(ordered["weak_params"].iloc[0]),
-        "student_params": _whole(ordered["student_params"].iloc[0]),
+        "weak_params": _whole(first["weak_params"]),
+        "student_params": _whole(first["student_params"]),
+        "weak_flops": _mean(ordered, "weak_flops"),
+        "student_flops": _mean(ordered, "student_flops"),
         "n": int(ordered["n"].max()),
-        "majority_share": float(shares.iloc[0]) if len(shares) else float("nan"),
+        "n_classes": int(first["n_classes"]),
+        "majority_share": float(shares.iloc[0]) if len(shares) else math.nan,
         "planned": tuple(int(seed) for seed in ordered["seed"]),
         "seeds": tuple(int(seed) for seed in readable["seed"]),
         "baseline": baseline,
+        "runs": tuple(_runs(ordered)),
         "steps": tuple(int(step) for step in readable["selected_step"].dropna()),
-        **(dict.fromkeys((*ESTIMATES, "label_accuracy"), absent(mixed)) if mixed else _estimates(ordered, pool)),
-        **_differences(ordered, base, method == baseline, mixed, pool),
+        **(dict.fromkeys((*AGREEMENTS, "label_accuracy"), absent(mixed)) if mixed else _agreements(ordered, pool)),
     }
+    for metric in METRICS:
+        unfit = mixed or ("AUROC needs two classes" if metric == "auroc" and values["n_classes"] > 2 else "")
+        values[metric] = _measured(metric, ordered, base, method == baseline, unfit, pool)
     cell = Cell(**values)
     return replace(cell, notes=_notes(cell))
+
+
+def _runs(group: pd.DataFrame) -> Iterable[Run]:
+    columns = ("seed", "data_digest", *(f"{role}_digest" for role in ROLES))
+    for seed, *digests in group[list(columns)].itertuples(index=False, name=None):
+        yield Run(int(seed), *map(str, digests))
 
 
 def _mixed_tests(group: pd.DataFrame, rows: Rows) -> str:
@@ -149,75 +269,78 @@ def _mixed_tests(group: pd.DataFrame, rows: Rows) -> str:
     return "test sets differ: the seeds cannot be pooled"
 
 
-def _estimates(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:
-    models = {role: _present(group, (role,), pool.rows)[role] for role in ROLES}
-    found = {role: _or_absent(models[role], pool.accuracy, group, (role,)) for role in ROLES}
+def _measured(
+    metric: str, group: pd.DataFrame, base: pd.DataFrame | None, is_baseline: bool, unfit: str, pool: _Pool
+) -> Measured:
+    """The estimates of one metric, each over the seeds where all it needs is there; `unfit` says why there are none."""
+    if unfit:
+        return Measured(**dict.fromkeys(MEASURED, absent(unfit)), p=math.nan, p_holm=math.nan)
+    data = str(group["data_digest"].iloc[0])
 
+    def of(models: list[Taken]) -> Measure:
+        return pool.measure(metric, data, models)
+
+    found: dict[str, Estimate] = {}
+    for role in ROLES:
+        models = _present(group, (role,), pool.rows)[role]
+        found[role] = _or_absent(models, lambda models: pool.mean(metric, data, models), group, (role,))
     ends = _present(group, ("weak", "ceiling"), pool.rows)
     found["gap"] = _or_absent(
-        ends["weak"],
-        lambda weak: pool.once(
-            ("gap", *weak, *ends["ceiling"]),
-            lambda: stats.difference(pool.right(ends["ceiling"]), pool.right(weak)),
-        ),
-        group,
-        ("weak", "ceiling"),
+        ends["weak"], lambda weak: pool.gap(metric, data, ends["ceiling"], weak), group, ("weak", "ceiling")
     )
     full = _present(group, ROLES, pool.rows)
-    found["pgr"] = _or_absent(
-        full["weak"], lambda _: stats.pgr(*(pool.right(full[role]) for role in ROLES)), group, ROLES
-    )
-    couple = _present(group, ("weak", "student"), pool.rows)
-    for name in ("agreement", "agreement_right", "agreement_wrong"):
-        found[name] = _or_absent(
-            couple["weak"],
-            lambda weak, name=name: _agreement(name, weak, couple["student"], pool),  # type: ignore[misc]  # bound now
-            group,
-            ("weak", "student"),
-        )
-    labelled = [digest for digest in group["weak_digest"] if digest in pool.rows.transfer]
-    found["label_accuracy"] = _or_absent(labelled, pool.transfer, group, ("weak",))
-    return found
-
-
-def _agreement(name: str, weak: list[Taken], student: list[Taken], pool: _Pool) -> Estimate:
-    test = pool.rows.test
-    same_SN = np.stack([test[s].predicted_N == test[w].predicted_N for w, s in zip(weak, student, strict=True)])
-    weak_SN = pool.right(weak)
-    if name == "agreement":
-        return stats.proportion(same_SN)
-    if name == "agreement_right":
-        return stats.share_within(same_SN, weak_SN, "the supervisor is never right")
-    return stats.share_within(same_SN, ~weak_SN, "the supervisor is never wrong")
+    found["pgr"] = _or_absent(full["weak"], lambda _: stats.pgr(*(of(full[role]) for role in ROLES)), group, ROLES)
+    differences, p = _differences(group, base, is_baseline, of, pool.rows)
+    return Measured(**found, **differences, p=p, p_holm=p)
 
 
 def _differences(
-    group: pd.DataFrame, base: pd.DataFrame | None, is_baseline: bool, mixed: str, pool: _Pool
-) -> dict[str, Estimate]:
-    """This method less the baseline, over the seeds where both have what is needed."""
-    if is_baseline or base is None or mixed:
-        reason = "is the baseline" if is_baseline else mixed or "the baseline was not planned here"
-        return {name: absent(reason) for name in DIFFERENCES}
-    both = group.merge(base[["seed", "student_digest"]], on="seed", suffixes=("", "_base"))
-    both = both.rename(columns={"student_digest_base": "base_digest"})
+    group: pd.DataFrame, base: pd.DataFrame | None, is_baseline: bool, of: Callable[[list[Taken]], Measure], rows: Rows
+) -> tuple[dict[str, Estimate], float]:
+    """This method less the baseline, over the seeds where both have what is needed, and the p-value of it."""
+    if is_baseline or base is None:
+        reason = "is the baseline" if is_baseline else "the baseline was not planned here"
+        return {"difference": absent(reason), "pgr_difference": absent(reason)}, math.nan
+    both = group.merge(base[["seed", "data_digest", "student_digest"]], on=["seed", "data_digest"], suffixes=("", "_b"))
+    both = both.rename(columns={"student_digest_b": "base_digest"})
     base_status = base.set_index("seed")["student_status"]
     both["base_status"] = [base_status[seed] for seed in both["seed"]]
-    couple = _present(both, ("student", "base"), pool.rows)
-    full = _present(both, ("weak", "student", "base", "ceiling"), pool.rows)
-    return {
-        "accuracy_difference": _or_absent(
+    couple = _present(both, ("student", "base"), rows)
+    roles = ("weak", "student", "base", "ceiling")
+    full = _present(both, roles, rows)
+    found = {
+        "difference": _or_absent(
             couple["student"],
-            lambda student: stats.difference(pool.right(student), pool.right(couple["base"])),
+            lambda student: stats.difference(of(student), of(couple["base"])),
             both,
             ("student", "base"),
         ),
         "pgr_difference": _or_absent(
-            full["student"],
-            lambda _: stats.pgr_difference(*(pool.right(full[role]) for role in full)),
-            both,
-            ("weak", "student", "base", "ceiling"),
+            full["student"], lambda _: stats.pgr_difference(*(of(full[role]) for role in roles)), both, roles
         ),
     }
+    return found, stats.p_value(of(couple["student"]), of(couple["base"])) if couple["student"] else math.nan
+
+
+def _agreements(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:
+    """Shares of test examples on which student and supervisor agree, and the supervisor's accuracy on transfer.
+    Source: Burns et al. 2023, sec. 5.1.1."""
+    labelled = [digest for digest in group["weak_digest"] if digest in pool.rows.transfer]
+    found = {"label_accuracy": _or_absent(labelled, pool.transfer, group, ("weak",))}
+    couple = _present(group, ("weak", "student"), pool.rows)
+    if not couple["weak"]:
+        return {**dict.fromkeys(AGREEMENTS, _or_absent([], pool.transfer, group, ("weak", "student"))), **found}
+    test = pool.rows.test
+    predicted = [[test[model].predicted_N for model in couple[role]] for role in ("weak", "student")]
+    same_SN = np.stack(predicted[0]) == np.stack(predicted[1])
+    right_SN = np.stack([test[model].right_N for model in couple["weak"]])
+    same, right, wrong = Measure(same_SN), Measure(right_SN), Measure(~right_SN)
+    estimates = (
+        stats.mean(same),
+        stats.share_within(same, right, "the supervisor is never right"),
+        stats.share_within(same, wrong, "the supervisor is never wrong"),
+    )
+    return {**dict(zip(AGREEMENTS, estimates, strict=True)), **found}
 
 
 def _models(group: pd.DataFrame, role: str) -> list[Taken]:
@@ -250,13 +373,13 @@ def _or_absent(
 def _notes(cell: Cell) -> tuple[str, ...]:
     """Short remarks for the last column of a table, the most important first. Why PGR is absent stands in its place."""
     notes = [DIAGNOSTIC] if cell.selection == "oracle" else []
-    if 0 < cell.pgr.seeds < len(cell.planned):
-        notes.append(f"PGR of {cell.pgr.seeds} of {len(cell.planned)} seeds")
-    if 0 < len(cell.seeds) < len(cell.planned) and cell.pgr.seeds != len(cell.seeds):
+    with_pgr = cell.accuracy.pgr.seeds
+    if 0 < with_pgr < len(cell.planned):
+        notes.append(f"PGR of {with_pgr} of {len(cell.planned)} seeds")
+    if 0 < len(cell.seeds) < len(cell.planned) and with_pgr != len(cell.seeds):
         notes.append(f"{len(cell.seeds)} of {len(cell.planned)} seeds")
-    low = [role for role in ROLES if getattr(cell, role).known and getattr(cell, role).low <= cell.majority_share]
-    if low:
-        notes.append(f"{', '.join(low)} at chance")
+    if cell.at_chance:
+        notes.append(f"{', '.join(cell.at_chance)} at chance")
     if cell.steps:
         first, last = min(cell.steps), max(cell.steps)
         notes.append(f"step {first}" if first == last else f"steps {first} to {last}")
@@ -265,3 +388,7 @@ def _notes(cell: Cell) -> tuple[str, ...]:
 
 def _whole(number: Any) -> int | None:
     return None if pd.isna(number) else int(number)
+
+
+def _mean(group: pd.DataFrame, column: str) -> float:
+    return float(group[column].mean()) if column in group else math.nan

@@ -95,6 +95,31 @@ def auroc(score_N: Floats, y_N: Ints) -> float:
     return float(u / (n_positive * n_negative))
 
 
+def placements(score_N: Floats | Ints, y_N: Ints) -> NDArray[np.float64]:
+    """AUROC as a mean over examples, (N,): each one's share in it, so that means over resamples of examples are AUROCs
+    of those to first order, and their variance is DeLong's. NaN where one of the classes is absent.
+
+    Only the order of scores matters. Source: DeLong et al. 1988; the influence function of the Mann-Whitney statistic.
+    """
+    positive_N = y_N == 1
+    n_positive, n = int(positive_N.sum()), len(y_N)
+    n_negative = n - n_positive
+    if n_positive == 0 or n_negative == 0:
+        return np.full(n, np.nan)
+    _, place_N, count_K = np.unique(score_N, return_inverse=True, return_counts=True)
+    positive_K = np.bincount(place_N, weights=positive_N, minlength=len(count_K)).astype(np.float64)
+    negative_below_K, positive_below_K = _below(count_K - positive_K), _below(positive_K)
+    beaten_N = np.where(positive_N, negative_below_K[place_N] / n_negative, 1 - positive_below_K[place_N] / n_positive)
+    area = float(beaten_N[positive_N].mean())
+    share_N = np.where(positive_N, n_positive / n, n_negative / n)
+    return np.asarray(area + (beaten_N - area) / share_N)
+
+
+def _below(count_K: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many of those counted lie below each place, one at the place itself counting half."""
+    return np.asarray(np.cumsum(count_K) - count_K / 2)
+
+
 def brier(p_NC: Floats, y_N: Ints) -> float:
     """Mean over examples of the squared error summed over classes, from 0 to 2. Source: Brier 1950."""
     truth_NC = np.eye(p_NC.shape[1])[y_N]
