@@ -21,7 +21,7 @@ from w2s.analyze.metrics import placements
 from w2s.analyze.predictions import Truth
 from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
 from w2s.analyze.selection import DIAGNOSTIC, Taken, taken, variant
-from w2s.analyze.stats import Estimate, Measure, absent
+from w2s.analyze.stats import Estimate, Measure, Spread, absent
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
@@ -54,11 +54,12 @@ class Measured:
     pgr_difference: Estimate
     p: float  # two-sided, that `difference` is 0, and with it `pgr_difference`: the gap is above 0; NaN where absent
     p_holm: float  # over the tasks of this pair, method and selection. Source: Holm 1979
+    noise: Spread | None  # the variance of `pgr_difference`, of the baseline that of its PGR; None where there is none
 
 
 MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
 ESTIMATES = ("weak", "student", "ceiling", "gap", "pgr", "agreement", "agreement_right", "agreement_wrong")
-DIFFERENCES = ("accuracy_difference", "pgr_difference")
+DIFFERENCES = ("difference", "pgr_difference")
 AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
 
 
@@ -141,19 +142,28 @@ def aggregate(
 
     `progress` is told how many cells of how many are done. Raises SpecError for a baseline that there is none of.
     """
-    methods = list(dict.fromkeys(rows.frame["method"]))
-    if baseline is not None and baseline not in methods:
-        raise SpecError(f"baseline: the sweep has no method {baseline!r}{nearest(baseline, methods)}")
-    if not methods:
-        return []
-    against = baseline or methods[0]
+    against = _baselines(rows, baseline)
     groups: dict[Any, pd.DataFrame] = dict(iter(rows.frame.groupby(list(CELL_KEYS), sort=False, dropna=False)))
     pool, cells = _Pool(rows), []
     for key, group in groups.items():
-        cells.append(_cell(key, group, groups, against, pool))
+        cells.append(_cell(key, group, groups, against[group["method"].iloc[0]], pool))
         if progress is not None:
             progress(len(cells), len(groups))
     return _corrected(cells)
+
+
+def _baselines(rows: Rows, baseline: str | None) -> dict[str, str]:
+    """The baseline of each method. Where a merge kept methods of one name apart, each has that of its own sweep."""
+    suffix: dict[str, str] = getattr(rows, "suffix", {})
+    plain = {method: method.removesuffix(suffix.get(method, "")) for method in dict.fromkeys(rows.frame["method"])}
+    if baseline is not None and baseline not in (*plain, *plain.values()):
+        raise SpecError(f"baseline: the sweep has no method {baseline!r}{nearest(baseline, plain.values())}")
+    if not plain:
+        return {}
+    first = baseline or next(iter(plain.values()))
+    own = {method: first + suffix.get(method, "") for method in plain}
+    others = next(method for method in plain if first in (method, plain[method]))
+    return {method: found if found in plain else first if first in plain else others for method, found in own.items()}
 
 
 def _corrected(cells: Sequence[Cell]) -> list[Cell]:
@@ -274,7 +284,7 @@ def _measured(
 ) -> Measured:
     """The estimates of one metric, each over the seeds where all it needs is there; `unfit` says why there are none."""
     if unfit:
-        return Measured(**dict.fromkeys(MEASURED, absent(unfit)), p=math.nan, p_holm=math.nan)
+        return Measured(**dict.fromkeys(MEASURED, absent(unfit)), p=math.nan, p_holm=math.nan, noise=None)
     data = str(group["data_digest"].iloc[0])
 
     def of(models: list[Taken]) -> Measure:
@@ -290,36 +300,39 @@ def _measured(
     )
     full = _present(group, ROLES, pool.rows)
     found["pgr"] = _or_absent(full["weak"], lambda _: stats.pgr(*(of(full[role]) for role in ROLES)), group, ROLES)
-    differences, p = _differences(group, base, is_baseline, of, pool.rows)
-    return Measured(**found, **differences, p=p, p_holm=p)
+    if base is None or is_baseline:
+        reason = "is the baseline" if is_baseline else "the baseline was not planned here"
+        differences, p = dict.fromkeys(DIFFERENCES, absent(reason)), math.nan
+        noise = (
+            stats.pgr_noise(of(full["weak"]), of(full["student"]), None, of(full["ceiling"])) if full["weak"] else None
+        )
+    else:
+        differences, p, noise = _differences(group, base, of, pool.rows)
+    return Measured(**found, **differences, p=p, p_holm=p, noise=noise)
 
 
 def _differences(
-    group: pd.DataFrame, base: pd.DataFrame | None, is_baseline: bool, of: Callable[[list[Taken]], Measure], rows: Rows
-) -> tuple[dict[str, Estimate], float]:
-    """This method less the baseline, over the seeds where both have what is needed, and the p-value of it."""
-    if is_baseline or base is None:
-        reason = "is the baseline" if is_baseline else "the baseline was not planned here"
-        return {"difference": absent(reason), "pgr_difference": absent(reason)}, math.nan
+    group: pd.DataFrame, base: pd.DataFrame, of: Callable[[list[Taken]], Measure], rows: Rows
+) -> tuple[dict[str, Estimate], float, Spread | None]:
+    """This method less the baseline, over the seeds where both have what is needed: estimates, p-value, noise."""
     both = group.merge(base[["seed", "data_digest", "student_digest"]], on=["seed", "data_digest"], suffixes=("", "_b"))
     both = both.rename(columns={"student_digest_b": "base_digest"})
     base_status = base.set_index("seed")["student_status"]
     both["base_status"] = [base_status[seed] for seed in both["seed"]]
-    couple = _present(both, ("student", "base"), rows)
     roles = ("weak", "student", "base", "ceiling")
-    full = _present(both, roles, rows)
-    found = {
-        "difference": _or_absent(
+    couple, full = _present(both, ("student", "base"), rows), _present(both, roles, rows)
+    estimates = (
+        _or_absent(
             couple["student"],
             lambda student: stats.difference(of(student), of(couple["base"])),
             both,
             ("student", "base"),
         ),
-        "pgr_difference": _or_absent(
-            full["student"], lambda _: stats.pgr_difference(*(of(full[role]) for role in roles)), both, roles
-        ),
-    }
-    return found, stats.p_value(of(couple["student"]), of(couple["base"])) if couple["student"] else math.nan
+        _or_absent(full["student"], lambda _: stats.pgr_difference(*(of(full[role]) for role in roles)), both, roles),
+    )
+    p = stats.p_value(of(couple["student"]), of(couple["base"])) if couple["student"] else math.nan
+    noise = stats.pgr_noise(*(of(full[role]) for role in roles)) if full["student"] else None
+    return dict(zip(DIFFERENCES, estimates, strict=True)), p, noise
 
 
 def _agreements(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:

@@ -27,6 +27,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ LEVEL = 0.95
 MAX_WEIGHTED = 4_000  # test examples; the weights of so many take 160 MB, and more are drawn in parcels
 DIGITS = 4  # of 8 bits each: the precision to which numbers that are not whole enter resamples
 SMALLEST_P = 1e-12
+MOST_SEEDS, MOST_TESTS = 1_000, 10_000_000  # beyond which nobody goes
 FAR = 2.0**40  # an end of a ratio's interval beyond this times its scale is infinite
 
 Floats = NDArray[np.float64]
@@ -229,6 +231,49 @@ class Spread:
         log_p = brentq(lambda log: self.student(1 - math.exp(log)) - distance, math.log(SMALLEST_P), 0.0, xtol=1e-10)
         return math.exp(log_p)
 
+    def scaled(self, factor: float) -> Spread:
+        """The spread of `factor` times the contrast."""
+        f = factor**2
+        return Spread(f * self.examples, f * self.interaction, f * self.between, self.seeds, self.n)
+
+    def at(self, seeds: int, n: int) -> Spread:
+        """What it would be with so many seeds and test examples. With one seed nothing is known of seeds."""
+        interaction = self.interaction * self.n * self.seeds / (n * seeds)
+        of_seeds = max(self.between - self.interaction, 0.0) * self.seeds / seeds
+        return Spread(self.examples * self.n / n, interaction, of_seeds + interaction, seeds, n)
+
+
+class Needed(NamedTuple):
+    """What shows an effect: more seeds alone, more test examples alone, or both together. Infinite where none do."""
+
+    seeds: float
+    tests: float
+    both_seeds: float
+    both_tests: float
+
+
+def needed(noise: Spread, effect: float, power: float) -> Needed:
+    """How many seeds (at least two) and test examples show a contrast of this size with probability `power`, in a
+    two-sided test at 1 - LEVEL. `both` multiplies the present numbers by one factor."""
+
+    def shown(seeds: int, tests: int) -> bool:
+        spread = noise.at(seeds, tests)
+        return (spread.student(LEVEL) + float(ndtri(power))) * math.sqrt(spread.total) <= effect
+
+    def fewest(most: int, enough: Callable[[int], bool]) -> float:
+        if not enough(most):
+            return math.inf
+        low, high = 2, most
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(middle) else (middle + 1, high)
+        return float(low)
+
+    seeds = fewest(MOST_SEEDS, lambda count: shown(count, noise.n))
+    tests = fewest(MOST_TESTS, lambda count: shown(noise.seeds, count))
+    both = fewest(MOST_SEEDS, lambda count: shown(count, math.ceil(noise.n * count / noise.seeds)))
+    return Needed(seeds, tests, both, math.ceil(noise.n * both / noise.seeds) if both < math.inf else math.inf)
+
 
 class Contrasts:
     """Weighted sums of the means of M measures over the same seeds and examples: values, variances, intervals."""
@@ -397,6 +442,18 @@ def pgr_difference(weak: Measure, student: Measure, baseline: Measure, ceiling: 
     """PGR of one method less PGR of another for the same weak model and ceiling, paired by seed and example."""
     top, bottom = _weights(0.0, 1.0, -1.0, 0.0), _weights(-1.0, 0.0, 0.0, 1.0)
     return _over_gap(weak, ceiling, lambda: (Contrasts(weak, student, baseline, ceiling), top, bottom))
+
+
+def pgr_noise(weak: Measure, student: Measure, baseline: Measure | None, ceiling: Measure) -> Spread | None:
+    """The variance of a PGR difference from the baseline or, without one, of the PGR itself, to first order; None where
+    there is no gap."""
+    gap = ceiling.mean - weak.mean
+    if _lacking(weak, student, ceiling) is not None or not difference(ceiling, weak).low > 0:
+        return None
+    if baseline is not None:
+        return Contrasts(student, baseline).spread(_weights(1.0, -1.0)).scaled(1 / gap)
+    r = (student.mean - weak.mean) / gap
+    return Contrasts(weak, student, ceiling).spread(_weights(r - 1.0, 1.0, -r)).scaled(1 / gap)
 
 
 def _over_gap(weak: Measure, ceiling: Measure, parts: Callable[[], tuple[Contrasts, Floats, Floats]]) -> Estimate:
