@@ -1,20 +1,26 @@
-"""A store's prediction and test files in, arrays in one order of examples out; each artifact is read once.
+"""A store's prediction and test files in, what they come to out; each file is read once.
 
-Refuses (StepError, naming the artifact) what does not fit: ids missing, repeated or extra, logits that are not finite
-or not one per class, labels outside the classes.
+Refuses (StepError, naming the artifact) what does not fit: files that are not those of their manifest, ids missing,
+repeated or extra, logits that are not finite or not one per class, labels outside the classes.
 
-Shapes: N examples, C classes, E evaluations during training in ascending order of their steps, M rows of a file.
+Shapes: N examples, C classes, E evaluations during training in ascending order of their steps, M rows of a file, B
+artifacts that are read and scored together.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze import metrics
+from w2s.analyze import files, metrics
+from w2s.analyze.files import Artifact, Content
+from w2s.analyze.scoring import Scored as Scored  # of this module, for those who ask
+from w2s.analyze.scoring import score
 from w2s.analyze.selection import Choice, choose
 from w2s.errors import StepError
 from w2s.store import Store
@@ -22,7 +28,26 @@ from w2s.store import Store
 if TYPE_CHECKING:
     import pyarrow
 
-T = TypeVar("T", "Truth", "Scored", "Given", "Selected")
+T = TypeVar("T")
+
+
+class Wanted(NamedTuple):
+    """Which predictions of a train step are asked for.
+
+    `part`: `test` or `transfer` as training left the model, or the test predictions that `weak_val` or `oracle` chose.
+    """
+
+    digest: str
+    part: str = "test"
+    supervisor: str = ""  # whose labels choose, for weak_val only
+
+
+class Source(NamedTuple):
+    """A file that predictions come from."""
+
+    kind: str
+    digest: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -32,25 +57,11 @@ class Truth:
     ids: list[str]
     y_N: NDArray[np.int64]
     name: str
+    stamp: bytes = b""  # of the file and its manifest
 
     @property
     def majority_share(self) -> float:
         return metrics.majority_share(self.y_N)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What one train step's predictions come to against the ground truth of a split."""
-
-    predicted_N: NDArray[np.int16]  # classes, in the order of the truth's ids
-    right_N: NDArray[np.bool_]
-    auroc: float  # NaN where there are more than two classes
-    ece: float
-    brier: float
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.right_N.mean())
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Given:
     ids: list[str]  # ascending
     label_N: NDArray[np.int64]
     name: str
+    stamp: bytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,17 @@ class Evaluations:
     logits_ENC: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Predictions scored, and what their manifest said. `stamp` is that of all their sources when they were read."""
+
+    scored: Scored
+    wall_s: float
+    flops: float
+    choice: Choice | None  # of the evaluation, where one was chosen
+    stamp: bytes
+
+
 @dataclass(frozen=True)
 class Selected:
     """Test predictions of the evaluation that a selection chose."""
@@ -78,127 +101,173 @@ class Selected:
     choice: Choice
 
 
+def sources(wanted: Wanted, data: str) -> list[Source]:
+    """The files that predictions come from, in the order of their stamps."""
+    split = "transfer" if wanted.part == "transfer" else "test"
+    own = f"predictions/{split}.parquet" if wanted.part in ("test", "transfer") else "evaluations.parquet"
+    judges = [Source("train", wanted.supervisor, "predictions/val.parquet")] if wanted.supervisor else []
+    return [Source("materialize", data, f"{split}.parquet"), Source("train", wanted.digest, own), *judges]
+
+
 class Reader:
-    """Reads each file of a store at most once; what is damaged is damaged for everybody who asks, with one message."""
+    """Reads a store's predictions; several threads may ask one reader.
+
+    Truth and supervisors' labels are kept, damaged ones too: with one message for everybody who asks.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._truth: dict[tuple[str, str], Truth | str] = {}
-        self._scored: dict[tuple[str, str], Scored | str] = {}
-        self._given: dict[str, Given | str] = {}
-        self._selected: dict[tuple[str, str], Selected | str] = {}
-        self._latest: tuple[str, pyarrow.Table] | None = None  # evaluations are large: those of one step are kept
+        self._lock = threading.Lock()  # of what many artifacts share: one reads it while the others wait
+        self._kept: dict[Hashable, Any] = {}
+        # By data and split, an id column as it stands in a file, and where each example of the truth stands in it:
+        # models that predict for one data set write its ids in one order.
+        self._order: dict[tuple[str, str], tuple[Any, metrics.Ints]] = {}
 
     def truth(self, data: str, split: str, classes: int) -> Truth:
         """Ground truth of a split of a materialize step. Raises StepError where it is damaged."""
-        key = (data, split)
-        if key not in self._truth:
-            try:
-                self._truth[key] = self._read_truth(data, split, classes)
-            except StepError as error:
-                self._truth[key] = str(error)
-        return _or_raise(self._truth[key])
+        return self._once((data, split), lambda: self._read_truth(data, split, classes))
 
     def scored(self, step: str, data: str, split: str, classes: int) -> Scored:
         """A train step's predictions for a split against its ground truth. Raises StepError where they are damaged."""
-        key = (step, split)
-        if key not in self._scored:
-            try:
-                self._scored[key] = self._read_scored(step, self.truth(data, split, classes), split, classes)
-            except StepError as error:
-                self._scored[key] = str(error)
-        return _or_raise(self._scored[key])
+        wanted = Wanted(step, split)
+        return _or_raise(self.batch([wanted], data, classes)[wanted]).scored
 
     def selected(self, step: str, supervisor: str, data: str, selection: str, classes: int) -> Selected:
         """A student's test predictions at the evaluation that `weak_val` or `oracle` chooses.
 
         Raises StepError where the evaluations, or what they are judged by, are damaged.
         """
-        key = (step, selection)
-        if key not in self._selected:
-            try:
-                self._selected[key] = self._select(
-                    step, supervisor, self.truth(data, "test", classes), selection, classes
-                )
-            except StepError as error:
-                self._selected[key] = str(error)
-        return _or_raise(self._selected[key])
+        wanted = Wanted(step, selection, supervisor if selection == "weak_val" else "")
+        found = _or_raise(self.chosen([wanted], data, classes)[wanted])
+        assert found.choice is not None
+        return Selected(found.scored, found.choice)
 
-    def _select(self, step: str, supervisor: str, truth: Truth, selection: str, classes: int) -> Selected:
-        test = self._evaluations(step, "test", truth.ids, truth.name, classes)
-        if selection == "oracle":
-            choice = choose(test.logits_ENC.argmax(axis=2), truth.y_N, test.step_E)
-        else:
-            given = self._given_for_val(supervisor, classes)
-            val = self._evaluations(step, "val", given.ids, given.name, classes)
-            if not np.array_equal(val.step_E, test.step_E):
-                raise StepError(
-                    f"evaluations.parquet of train {step[:12]}: val was evaluated at steps {_listed(val.step_E)} and "
-                    f"test at {_listed(test.step_E)}; remove the artifact and run the sweep again"
-                )
-            choice = choose(val.logits_ENC.argmax(axis=2), given.label_N, val.step_E)
-        return Selected(_score(test.logits_ENC[choice.place], truth), choice)
-
-    def _given_for_val(self, supervisor: str, classes: int) -> Given:
-        if supervisor not in self._given:
+    def batch(self, wanted: Sequence[Wanted], data: str, classes: int) -> dict[Wanted, Found | str]:
+        """Final predictions of several train steps for one split, scored together; of what is damaged a message."""
+        split = wanted[0].part
+        try:
+            truth = self.truth(data, split, classes)
+        except StepError as error:
+            return dict.fromkeys(wanted, str(error))
+        read: dict[Wanted, Found | str] = {}
+        sound: list[tuple[Wanted, Artifact, bytes]] = []
+        logits_CBN = np.empty((classes, len(wanted), len(truth.ids)))
+        for one in wanted:
             try:
-                self._given[supervisor] = self._read_given(supervisor, classes)
+                made = files.artifact(self.store, "train", one.digest)
+                file = files.content(made, f"predictions/{split}.parquet")
+                logits_CBN[:, len(sound)] = self._logits(file, one.digest, truth, (data, split), classes).T
+                sound.append((one, made, truth.stamp + made.stamp + file.stamp))
             except StepError as error:
-                self._given[supervisor] = str(error)
-        return _or_raise(self._given[supervisor])
+                read[one] = str(error)
+        scored = score(logits_CBN[:, : len(sound)], truth.y_N)
+        for (one, made, stamp), own in zip(sound, scored, strict=True):
+            read[one] = Found(own, made.wall_s, made.flops, None, stamp)
+        return read
+
+    def chosen(self, wanted: Sequence[Wanted], data: str, classes: int) -> dict[Wanted, Found | str]:
+        """Test predictions of one train step as selections choose them; of what is damaged a message."""
+        step = wanted[0].digest
+        try:
+            truth = self.truth(data, "test", classes)
+            made = files.artifact(self.store, "train", step)
+            file = files.content(made, "evaluations.parquet")
+            needed = ("step", "split", "example_id", "logits")
+            table = files.columns(files.parquet(file), file, needed, f"evaluations.parquet of train {step[:12]}")
+        except StepError as error:
+            return dict.fromkeys(wanted, str(error))
+        found: dict[Wanted, Found | str] = {}
+        for one in wanted:
+            assert one.digest == step
+            try:
+                given = self._given(one.supervisor, classes) if one.part == "weak_val" else None
+                logits_NC, choice = _choose(table, truth, given, step, classes)
+                (scored,) = score(np.ascontiguousarray(logits_NC.T)[:, None], truth.y_N)
+                stamp = truth.stamp + made.stamp + file.stamp + (given.stamp if given else b"")
+                found[one] = Found(scored, made.wall_s, made.flops, choice, stamp)
+            except StepError as error:
+                found[one] = str(error)
+        return found
+
+    def _once(self, key: Hashable, read: Callable[[], T]) -> T:
+        with self._lock:
+            if key not in self._kept:
+                try:
+                    self._kept[key] = read()
+                except StepError as error:
+                    self._kept[key] = str(error)
+            found: T | str = self._kept[key]
+        return _or_raise(found)
+
+    def _given(self, supervisor: str, classes: int) -> Given:
+        return self._once(supervisor, lambda: self._read_given(supervisor, classes))
 
     def _read_given(self, supervisor: str, classes: int) -> Given:
-        file = "predictions/val.parquet"
-        name = f"{file} of train {supervisor[:12]}"
-        table = _columns(self.store, "train", supervisor, file, ["example_id", "logits"], name)
+        name = f"predictions/val.parquet of train {supervisor[:12]}"
+        made = files.artifact(self.store, "train", supervisor)
+        file = files.content(made, "predictions/val.parquet")
+        table = files.columns(files.parquet(file), file, ("example_id", "logits"), name)
         ids = table["example_id"].to_pylist()
-        order = sorted(ids)
+        order = _ascending(ids, name)
         position_N = metrics.join(ids, order, name, name)
-        return Given(order, _logits(table["logits"], classes, name)[position_N].argmax(axis=1), name)
-
-    def _evaluations(self, step: str, split: str, ids: list[str], wanted: str, classes: int) -> Evaluations:
-        """Every evaluation on a split, its examples in the order of `ids`, which are those of `wanted`."""
-        if self._latest is None or self._latest[0] != step:
-            name = f"evaluations.parquet of train {step[:12]}"
-            columns = ["step", "split", "example_id", "logits"]
-            self._latest = (step, _columns(self.store, "train", step, "evaluations.parquet", columns, name))
-        return _evaluations(self._latest[1], split, ids, wanted, classes, step)
+        label_N = _logits(table["logits"], classes, name)[position_N].argmax(axis=1)
+        return Given(order, label_N, name, made.stamp + file.stamp)
 
     def _read_truth(self, data: str, split: str, classes: int) -> Truth:
         name = f"{split}.parquet of materialize {data[:12]}"
-        table = _columns(self.store, "materialize", data, f"{split}.parquet", ["example_id", "label"], name)
-        ids = table["example_id"].to_pylist()
-        y_N = table["label"].to_numpy()
+        made = files.artifact(self.store, "materialize", data)
+        file = files.content(made, f"{split}.parquet")
+        table = files.columns(files.parquet(file), file, ("example_id", "label"), name)
+        ids, y_N = table["example_id"].to_pylist(), table["label"].to_numpy()
         if not len(y_N):
             raise StepError(f"{name} holds no examples; remove the artifact and run the sweep again")
-        if table["label"].null_count or y_N.min() < 0 or y_N.max() >= classes:
+        whole = np.issubdtype(y_N.dtype, np.integer)
+        if table["label"].null_count or not whole or y_N.min() < 0 or y_N.max() >= classes:
             raise StepError(
                 f"{name}: a label is empty or outside 0 to {classes - 1}; remove the artifact and run again"
             )
-        order = sorted(ids)
-        return Truth(order, y_N[metrics.join(ids, order, name, name)].astype(np.int64), name)
+        order = _ascending(ids, name)
+        return Truth(order, y_N[metrics.join(ids, order, name, name)].astype(np.int64), name, made.stamp + file.stamp)
 
-    def _read_scored(self, step: str, truth: Truth, split: str, classes: int) -> Scored:
-        file = f"predictions/{split}.parquet"
-        name = f"{file} of train {step[:12]}"
-        table = _columns(self.store, "train", step, file, ["example_id", "logits"], name)
-        position_N = metrics.join(table["example_id"].to_pylist(), truth.ids, name, truth.name)
-        logits_NC = _logits(table["logits"], classes, name)[position_N]
-        return _score(logits_NC, truth)
+    def _logits(
+        self, found: Content, step: str, truth: Truth, key: tuple[str, str], classes: int
+    ) -> NDArray[np.float64]:
+        """(N, C) in the order of the truth's ids."""
+        name = f"predictions/{key[1]}.parquet of train {step[:12]}"
+        file = files.parquet(found)
+        ids, known = files.chunk(file, found, "example_id"), self._order.get(key)
+        position_N: metrics.Ints
+        if ids is not None and known is not None and known[0] == ids:
+            logits = files.columns(file, found, ("logits",), name)["logits"]
+            position_N = known[1]
+        else:
+            table = files.columns(file, found, ("example_id", "logits"), name)
+            logits = table["logits"]
+            position_N = metrics.join(table["example_id"].to_pylist(), truth.ids, name, truth.name)
+            if ids is not None:
+                self._order[key] = (ids, position_N)
+        logits_NC = _logits(logits, classes, name)
+        if len(logits_NC) != len(position_N):  # a file may say that its columns differ in length
+            raise StepError(f"{name}: {len(logits_NC)} logits for {len(position_N)} examples; remove it and run again")
+        return logits_NC[position_N]
 
 
-def _score(logits_NC: NDArray[np.float64], truth: Truth) -> Scored:
-    """Predictions in the order of the truth's ids against it."""
-    p_NC = metrics.softmax(logits_NC)
-    predicted_N = logits_NC.argmax(axis=1)
-    return Scored(
-        predicted_N.astype(np.int16),
-        predicted_N == truth.y_N,
-        # The difference of logits, not the probability: it keeps apart what saturates at 1.0.
-        metrics.auroc(logits_NC[:, 1] - logits_NC[:, 0], truth.y_N) if p_NC.shape[1] == 2 else float("nan"),
-        metrics.ece(p_NC, truth.y_N),
-        metrics.brier(p_NC, truth.y_N),
-    )
+def _choose(
+    table: pyarrow.Table, truth: Truth, given: Given | None, step: str, classes: int
+) -> tuple[NDArray[np.float64], Choice]:
+    """Test logits (N, C) of one evaluation: by the labels `given` for val or, without them, by the truth of test."""
+    test = _evaluations(table, "test", truth.ids, truth.name, classes, step)
+    if given is None:
+        choice = choose(test.logits_ENC.argmax(axis=2), truth.y_N, test.step_E)
+    else:
+        val = _evaluations(table, "val", given.ids, given.name, classes, step)
+        if not np.array_equal(val.step_E, test.step_E):
+            raise StepError(
+                f"evaluations.parquet of train {step[:12]}: val was evaluated at steps {_listed(val.step_E)} and "
+                f"test at {_listed(test.step_E)}; remove the artifact and run the sweep again"
+            )
+        choice = choose(val.logits_ENC.argmax(axis=2), given.label_N, val.step_E)
+    return test.logits_ENC[choice.place], choice
 
 
 def _evaluations(
@@ -243,12 +312,10 @@ def _or_raise(found: T | str) -> T:
     return found
 
 
-def _columns(store: Store, kind: str, digest: str, file: str, columns: list[str], name: str) -> pyarrow.Table:
-    table = store.read_table(kind, digest, file, columns)
-    lacking = [column for column in columns if column not in table.column_names]
-    if lacking:
-        raise StepError(f"{name}: no column {', '.join(lacking)}; remove the artifact and run the sweep again")
-    return table
+def _ascending(ids: list[Any], name: str) -> list[str]:
+    if not all(isinstance(example_id, str) for example_id in ids):
+        raise StepError(f"{name}: an example has no id, or one that is no text; remove the artifact and run again")
+    return sorted(ids)
 
 
 def _logits(column: pyarrow.ChunkedArray, classes: int, name: str) -> NDArray[np.float64]:
