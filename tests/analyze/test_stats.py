@@ -186,7 +186,8 @@ def test_interval_of_pgr_is_fiellers(ceiling):
     models = [latent + 0.1 * np.random.default_rng(k).standard_normal(2000) for k in (2, 3, 4)]
     right = [model < level for model, level in zip(models, (0.70, 0.72, ceiling), strict=True)]
     found = stats.pgr(*(Measure(x[None]) for x in right))
-    low, high = fieller(*(x.astype(float) for x in right), 1.96)
+    weak, student, best = (x.astype(float) for x in right)
+    low, high = fieller(weak, student, best, 1.96)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
     if ceiling == 0.725:
         assert high - found.value > 1.3 * (found.value - low) or found.value - low > 1.3 * (high - found.value)

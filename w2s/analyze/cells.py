@@ -54,7 +54,7 @@ class Measured:
     pgr_difference: Estimate
     p: float  # two-sided, that `difference` is 0, and with it `pgr_difference`: the gap is above 0; NaN where absent
     p_holm: float  # over the tasks of this pair, method and selection. Source: Holm 1979
-    noise: Spread | None  # the variance of `pgr_difference`, of the baseline that of its PGR; None where there is none
+    noise: Spread | None  # the variance of `difference` over the gap; of the baseline, that of its PGR; None: no gap
 
 
 MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")

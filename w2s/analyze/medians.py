@@ -180,10 +180,19 @@ def power(cells: Sequence[Cell], metric: str = "accuracy") -> Power | None:
     if not noises:
         return None
     found = [needed(noise, EFFECT, POWER) for noise in noises]
+    seeds, tests, both_seeds, both_tests = (_whole(_middle(numbers)) for numbers in zip(*found, strict=True))
     return Power(
-        *(_middle(numbers) for numbers in zip(*found, strict=True)),
+        seeds,
+        tests,
+        both_seeds,
+        both_tests,
         round(_middle([noise.seeds for noise in noises])),
         round(_middle([noise.n for noise in noises])),
         len(noises),
         of,
     )
+
+
+def _whole(number: float) -> float:
+    """Half a seed is no seed."""
+    return float(math.ceil(number)) if math.isfinite(number) else number

@@ -445,8 +445,8 @@ def pgr_difference(weak: Measure, student: Measure, baseline: Measure, ceiling: 
 
 
 def pgr_noise(weak: Measure, student: Measure, baseline: Measure | None, ceiling: Measure) -> Spread | None:
-    """The variance of a PGR difference from the baseline or, without one, of the PGR itself, to first order; None where
-    there is no gap."""
+    """The variance of the student's difference from the baseline's in units of PGR, which decides what a test can see;
+    without a baseline that of the PGR itself, to first order. None where there is no gap."""
     gap = ceiling.mean - weak.mean
     if _lacking(weak, student, ceiling) is not None or not difference(ceiling, weak).low > 0:
         return None
