@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -142,28 +142,38 @@ def aggregate(
 
     `progress` is told how many cells of how many are done. Raises SpecError for a baseline that there is none of.
     """
-    against = _baselines(rows, baseline)
+    against = _Baselines(rows, baseline)
     groups: dict[Any, pd.DataFrame] = dict(iter(rows.frame.groupby(list(CELL_KEYS), sort=False, dropna=False)))
     pool, cells = _Pool(rows), []
     for key, group in groups.items():
-        cells.append(_cell(key, group, groups, against[group["method"].iloc[0]], pool))
+        cells.append(_cell(key, group, groups, against.of(key, groups), pool))
         if progress is not None:
             progress(len(cells), len(groups))
     return _corrected(cells)
 
 
-def _baselines(rows: Rows, baseline: str | None) -> dict[str, str]:
-    """The baseline of each method. Where a merge kept methods of one name apart, each has that of its own sweep."""
-    suffix: dict[str, str] = getattr(rows, "suffix", {})
-    plain = {method: method.removesuffix(suffix.get(method, "")) for method in dict.fromkeys(rows.frame["method"])}
-    if baseline is not None and baseline not in (*plain, *plain.values()):
-        raise SpecError(f"baseline: the sweep has no method {baseline!r}{nearest(baseline, plain.values())}")
-    if not plain:
-        return {}
-    first = baseline or next(iter(plain.values()))
-    own = {method: first + suffix.get(method, "") for method in plain}
-    others = next(method for method in plain if first in (method, plain[method]))
-    return {method: found if found in plain else first if first in plain else others for method, found in own.items()}
+class _Baselines:
+    """The baseline of each cell. Where a merge kept methods of one name apart, a cell has that of its own sweeps."""
+
+    def __init__(self, rows: Rows, wanted: str | None) -> None:
+        methods = [str(method) for method in dict.fromkeys(rows.frame["method"])]
+        self._origin: dict[str, Any] = getattr(rows, "origin", {})
+        self._names = {m: str(self._origin[m].method) if m in self._origin else m for m in methods}
+        if wanted is not None and wanted not in (*methods, *self._names.values()):
+            raise SpecError(f"baseline: the sweep has no method {wanted!r}{nearest(wanted, self._names.values())}")
+        self._wanted = wanted or (self._names[methods[0]] if methods else "")
+        self._exact = wanted in methods and wanted not in self._names.values()  # one of a merge's own names
+        self._known = [m for m in methods if m == self._wanted or (self._names[m] == self._wanted and not self._exact)]
+
+    def of(self, key: Any, groups: Mapping[Any, object]) -> str:
+        task, weak, student, method, selection = key
+        if method in self._known:
+            return str(method)
+        here = [m for m in self._known if (task, weak, student, m, selection) in groups] or self._known
+        if len(here) > 1:
+            own = self._origin[method].sweeps
+            return max(here, key=lambda m: len(self._origin[m].sweeps & own))  # the first of equals
+        return here[0]
 
 
 def _corrected(cells: Sequence[Cell]) -> list[Cell]:
