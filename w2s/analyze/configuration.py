@@ -1,0 +1,86 @@
+"""Manifests of finished steps in, what was asked of them out, field by field; a step without a manifest asked nothing.
+
+What may change a number (identity) and what must not (runtime) are told apart, as for digests. The seed and the digests
+of parents are left out: two runs of one configuration differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from w2s.errors import SpecError
+from w2s.identity import Spec, canonical_json, validated
+from w2s.spec import FeaturesSpec, MaterializeSpec, TrainSpec
+from w2s.store import Store
+
+SPECS: Mapping[str, type[Spec]] = {"materialize": MaterializeSpec, "features": FeaturesSpec, "train": TrainSpec}
+PARENTS = ("data", "labels.supervisor")
+APART = ("kind", "seed", *PARENTS)
+RUNTIME = ("engine", "keep_weights", "model.name", "model.params", "model.depth")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What was asked of one step; values of plain data by their paths, such as `recipe.lr`."""
+
+    identity: dict[str, Any]
+    runtime: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """Equal for equal configurations, whatever their runtime settings."""
+        return canonical_json(self.identity)
+
+
+def read(store: Store, kind: str, digest: str) -> Configuration | None:
+    """What was asked of a finished step; None where it is not finished, or its manifest says nothing of it."""
+    spec = (store.manifest(kind, digest) or {}).get("spec")
+    return configuration(kind, spec) if isinstance(spec, dict) else None
+
+
+def configuration(kind: str, spec: Mapping[str, Any]) -> Configuration:
+    """A step's spec, as its manifest holds it, in two parts. A spec of an older version, which is no longer read as
+    one, is compared as it was written."""
+    try:
+        kept = flat(validated(SPECS[kind], spec).identity())
+    except (SpecError, KeyError):
+        kept = {path: value for path, value in flat(spec).items() if not _is_below(path, RUNTIME)}
+    rest = {path: value for path, value in flat(spec).items() if path not in kept}
+    return Configuration(*({p: v for p, v in part.items() if not _is_below(p, APART)} for part in (kept, rest)))
+
+
+def flat(data: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with the paths of their values as keys; a list is a value."""
+    if not isinstance(data, Mapping) or not data:
+        return {path: data}
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flat(value, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The paths at which two flat mappings differ, with both values; ABSENT where there is none."""
+    paths = [*first, *(path for path in second if path not in first)]
+    both = {path: (first.get(path, ABSENT), second.get(path, ABSENT)) for path in paths}
+    return {path: values for path, values in both.items() if not _same(*values)}
+
+
+class _Absent:
+    """Stands for a value that is not there; `None` is one that is."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+ABSENT = _Absent()
+
+
+def _same(a: Any, b: Any) -> bool:
+    return isinstance(a, bool) is isinstance(b, bool) and bool(a == b)  # 1 and 1.0 are one number, true is none
+
+
+def _is_below(path: str, heads: tuple[str, ...]) -> bool:
+    return any(path == head or path.startswith(f"{head}.") for head in heads)

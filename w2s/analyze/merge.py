@@ -1,0 +1,366 @@
+"""Several sweeps' rows in, one out: seeds of equal configuration together, everything else apart and said to be so.
+
+What decides is a line: one method for one pair of models, over all tasks and selections. Two sweeps share a line where
+their runs were asked the same but for the seed (see `configuration`) and where the test sets of the tasks that both
+have are equal, by ids and labels. Where they do not, the line's method is called `xent [SWEEP]` in each; so it is where
+models or data of the same names are others, even if no line is in both: nobody would tell them apart in a figure. A run
+that both have, by its digest, counts once. Refuses nothing: what cannot be pooled stays apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from w2s.analyze import configuration, rows
+from w2s.analyze.configuration import Configuration
+from w2s.analyze.rows import ROLES, Rows
+from w2s.errors import SpecError
+from w2s.progress import Report, silent
+from w2s.store import Store
+
+Line = tuple[str, str, str]  # weak, student, method
+Key = tuple[str, ...]  # role, task, and the names that the role's runs depend on
+LINE = ["weak", "student", "method"]
+RUN = ["task", *LINE, "selection", "seed"]
+SHOWN_CHANGES = 3
+SHOWN_LINES = 5
+
+
+class Origin(NamedTuple):
+    """Where a method of a merge comes from."""
+
+    method: str
+    sweeps: frozenset[str]
+
+
+@dataclass
+class Merged(Rows):
+    """Several sweeps as one. `notes` says what was kept apart and why; `origin` has, by a method's name here, its name
+    in the sweeps and those that it comes from."""
+
+    notes: list[str] = field(default_factory=list)
+    origin: dict[str, Origin] = field(default_factory=dict)
+
+
+class Stores(Store):
+    """Several stores to read from as one: an artifact is where it is finished, else where work on it was begun."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        super().__init__(stores[0].root)
+        self.stores = list(stores)
+
+    def path(self, kind: str, digest: str) -> Path:
+        return next((s for s in self.stores if s.has(kind, digest)), self.stores[0]).path(kind, digest)
+
+    def work(self, digest: str) -> Path:
+        return next((s for s in self.stores if s.work(digest).is_dir()), self.stores[0]).work(digest)
+
+
+def load(names: Sequence[str | Path], root: Path = Path("results"), progress: Report = silent) -> Rows:
+    """Read one or several sweeps, each by name, YAML or folder. Raises SpecError for every wrong name at once."""
+    folders = locate(names, root)
+    parts = []
+    for place, folder in enumerate(folders):
+        progress(f"reading {folder.name}", place, len(folders))
+        parts.append(rows.load(folder, root))
+    return merge(parts, folder_of(folders, root))
+
+
+def locate(names: Sequence[str | Path], root: Path) -> list[Path]:
+    """The folders of the sweeps. Raises SpecError for all that are not there, and for one that is given twice."""
+    folders: list[Path] = []
+    problems: list[str] = []
+    for name in names:
+        try:
+            folder = rows.locate(name, root)[0]
+        except SpecError as error:
+            problems += error.problems
+            continue
+        if any(folder.resolve() == other.resolve() for other in folders):
+            problems.append(f"sweep: {str(name)!r} is given twice; give it once")
+        folders.append(folder)
+    if not names:
+        problems.append("sweep: none is given; name at least one")
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    return folders
+
+
+def folder_of(folders: Sequence[Path], root: Path) -> Path:
+    """Where tables and figures go: a sweep's own folder, or one for these sweeps together, which is no sweep's."""
+    if len(folders) == 1:
+        return folders[0]
+    names = "+".join(file_name(folder.name) for folder in folders)
+    place = Path(root) / "sweeps" / file_name(names)
+    return place.with_name(f"{place.name}-merged") if (place / "plan.json").exists() else place
+
+
+def file_name(name: str, most: int = 80) -> str:
+    """`name` as a file name that is safe everywhere; different names stay different."""
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", name)[:most]
+    if safe == name and name.strip("."):
+        return name
+    return f"{safe.strip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def merge(parts: Sequence[Rows], folder: Path) -> Rows:
+    """The sweeps as one, for tables and figures below `folder`; a single one is given back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    labels = labels_of(parts)
+    problems = [line for part in parts for line in part.problems]
+    frames = _without_strangers(parts, labels, problems)
+    judge = _Judge(parts, frames, labels)
+    groups = {line: judge.groups(line) for line in _lines(frames)}
+    apart = {line for line, found in groups.items() if any(judge.strangers(line, group) for group in found)}
+    frame, origin = _pooled(frames, groups, apart, labels)
+    stores = list({part.store.root.resolve(): part.store for part in parts}.values())
+    common = {f.name: getattr(parts[0], f.name) for f in dataclasses.fields(Rows)}
+    common |= {
+        "name": " + ".join(labels),
+        "question": " / ".join(dict.fromkeys(part.question for part in parts if part.question)),
+        "folder": folder,
+        "frame": frame,
+        **{name: _union([getattr(part, name) for part in parts]) for name in ("test", "transfer", "truth", "steps")},
+        "standing": _standing(parts),
+        "store": stores[0] if len(stores) == 1 else Stores(stores),
+        "raw": dict(zip(labels, (part.raw for part in parts), strict=True)),
+        "problems": list(dict.fromkeys(problems)),
+        "unfinished": [
+            f"{label}: {line}" for label, part in zip(labels, parts, strict=True) for line in part.unfinished
+        ],
+    }
+    return Merged(**common, notes=judge.notes(groups), origin=origin)
+
+
+def labels_of(parts: Sequence[Rows]) -> list[str]:
+    """What each sweep is called: its name, or its folder where several have one name."""
+    names = [part.name for part in parts]
+    return [name if names.count(name) == 1 else str(part.folder) for name, part in zip(names, parts, strict=True)]
+
+
+def _union(mappings: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """All keys; of equal ones the first sweep's, since what has one digest is one run."""
+    return {key: value for mapping in reversed(mappings) for key, value in mapping.items()}
+
+
+def _standing(parts: Sequence[Rows]) -> dict[str, Any]:
+    """What became of each step: done, where it is in one of the sweeps."""
+    found = _union([part.standing for part in parts])
+    found |= {digest: state for part in parts for digest, state in part.standing.items() if state.status == "done"}
+    return found
+
+
+def _without_strangers(parts: Sequence[Rows], labels: Sequence[str], problems: list[str]) -> list[pd.DataFrame]:
+    """The frames without rows on data that has the digest of another sweep's data, but holds other test examples."""
+    frames: list[pd.DataFrame] = []
+    kept: dict[str, Any] = {}
+    for part, label in zip(parts, labels, strict=True):
+        strange = {data for data, truth in part.truth.items() if data in kept and not _equal_tests(kept[data], truth)}
+        kept |= {data: truth for data, truth in part.truth.items() if data not in kept}
+        problems += [
+            f"{label}: data {data[:12]} is not what another results folder holds under the same digest; left out here "
+            "(`w2s verify` finds the damaged one)"
+            for data in sorted(strange)
+        ]
+        frames.append(part.frame[~part.frame["data_digest"].isin(strange)])
+    return frames
+
+
+def _equal_tests(a: Any, b: Any) -> bool:
+    return bool(a.ids == b.ids and np.array_equal(a.y_N, b.y_N))
+
+
+def _lines(frames: Sequence[pd.DataFrame]) -> list[Line]:
+    return list(dict.fromkeys(line for f in frames for line in f[LINE].itertuples(index=False, name=None)))
+
+
+class _Judge:
+    """Says which sweeps share a line, and why others do not.
+
+    What is compared are runs by their `Key`: those that both sweeps have, and of them the seeds aside.
+    """
+
+    def __init__(self, parts: Sequence[Rows], frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> None:
+        self.parts, self.labels = parts, labels
+        self.lines = [set(_lines([frame])) for frame in frames]
+        self.tasks = [list(dict.fromkeys(frame["task"])) for frame in frames]
+        self.runs = [_runs(frame) for frame in frames]
+        self._reasons: dict[tuple[Key, int, int], list[str]] = {}
+        self._known: dict[tuple[int, str], Configuration | None] = {}
+
+    def groups(self, line: Line) -> list[list[int]]:
+        """The sweeps that have the line, by their places; those in one list are pooled."""
+        found: list[list[int]] = []
+        for place, lines in enumerate(self.lines):
+            if line not in lines:
+                continue
+            for group in found:
+                if not any(self.apart(line, other, place) for other in group):
+                    group.append(place)
+                    break
+            else:
+                found.append([place])
+        return found
+
+    def strangers(self, line: Line, group: Sequence[int]) -> list[int]:
+        """Sweeps, even without this line, whose data or models of the same names are others than the group's."""
+        others = [place for place in range(len(self.parts)) if place not in group]
+        return [other for other in others if any(self.apart(line, place, other) for place in group)]
+
+    def apart(self, line: Line, a: int, b: int) -> list[str]:
+        """Why two sweeps' runs of a line may not be pooled or shown as one; nothing where they may."""
+        a, b = min(a, b), max(a, b)
+        weak, student, _ = line
+        said: list[str] = []
+        for task in self.tasks[a]:
+            for key in (("data", task), ("weak", task, weak), ("ceiling", task, student), ("student", task, *line)):
+                if key in self.runs[a] and key in self.runs[b]:
+                    if (key, a, b) not in self._reasons:
+                        self._reasons[key, a, b] = self._differences(key, a, b)
+                    said += self._reasons[key, a, b]
+        return list(dict.fromkeys(said))
+
+    def _differences(self, key: Key, a: int, b: int) -> list[str]:
+        """How two sweeps' runs of one key differ but for their seeds, as far as can be known."""
+        first, second = self.runs[a][key], self.runs[b][key]
+        common = set(first) & set(second)
+        if any(first[seed] != second[seed] for seed in common):
+            return self._asked(key, a, b) or [f"{key[0]} on {key[1]}: equal seeds are other runs"]
+        if common:
+            return []  # what both have was asked the same by both
+        if key[0] == "data" and not self._equal_tests(a, b, first, second):
+            return [f"{key[1]}: other test examples"]
+        if self._configuration(a, key, first) is not None and self._configuration(b, key, second) is not None:
+            return self._asked(key, a, b)
+        return self._written(key, a, b)
+
+    def _equal_tests(self, a: int, b: int, first: Mapping[int, str], second: Mapping[int, str]) -> bool:
+        truths = [
+            next((self.parts[place].truth[d] for d in digests.values() if d in self.parts[place].truth), None)
+            for place, digests in ((a, first), (b, second))
+        ]
+        return None in truths or _equal_tests(*truths)
+
+    def _asked(self, key: Key, a: int, b: int) -> list[str]:
+        """Fields that finished runs were asked otherwise."""
+        asked = [self._configuration(place, key, self.runs[place][key]) for place in (a, b)]
+        if asked[0] is None or asked[1] is None:
+            return []
+        return _told(key[0], configuration.changed(asked[0].identity, asked[1].identity))
+
+    def _configuration(self, place: int, key: Key, digests: Mapping[int, str]) -> Configuration | None:
+        for digest in dict.fromkeys(digests.values()):
+            if (place, digest) not in self._known:
+                kind = "materialize" if key[0] == "data" else "train"
+                self._known[place, digest] = configuration.read(self.parts[place].store, kind, digest)
+            if (found := self._known[place, digest]) is not None:
+                return found
+        return None
+
+    def _written(self, key: Key, a: int, b: int) -> list[str]:
+        """The same of what has no finished run in one of the sweeps, by what their files say."""
+        role, task, *names = key
+        paths = [("tasks", task), ("sizes",), ("split_seed",)]
+        if role != "data":
+            paths = [("recipe",), ("engine", "mixed_precision"), *(("models", name) for name in names[:2])]
+            paths += [("methods", name) for name in names[2:]]
+        written = [{".".join(path): _at(self.parts[place].raw, path) for path in paths} for place in (a, b)]
+        return _told("written", configuration.changed(*written))
+
+    def notes(self, groups: Mapping[Line, list[list[int]]]) -> list[str]:
+        """A sentence for each two sweeps that could not be put together, with what differs in the first line."""
+        together: dict[tuple[int, int], list[Line]] = {}
+        for line, found in groups.items():
+            for group in found:
+                for other in self.strangers(line, group):
+                    lines = together.setdefault((min(group[0], other), max(group[0], other)), [])
+                    lines += [line] if line not in lines else []
+        said = []
+        for (a, b), lines in together.items():
+            reasons = self.apart(lines[0], a, b)
+            more = f" and {len(reasons) - SHOWN_CHANGES} more" if len(reasons) > SHOWN_CHANGES else ""
+            first, second = self.labels[a], self.labels[b]
+            said.append(
+                f"{first} and {second} are kept apart, since they were not asked the same, in {_listed(lines)}: "
+                f"{'; '.join(reasons[:SHOWN_CHANGES])}{more}. `w2s compare {first} {second}` shows what differs."
+            )
+        return said
+
+
+def _runs(frame: pd.DataFrame) -> dict[Key, dict[int, str]]:
+    """Digests by seed of every run of a sweep: the role, the task and the models that it depends on are its key."""
+    found: dict[Key, dict[int, str]] = {}
+    columns = ["task", *LINE, "seed", "data_digest", *(f"{role}_digest" for role in ROLES)]
+    for task, weak, student, method, seed, *digests in frame[columns].itertuples(index=False, name=None):
+        keys: tuple[Key, ...] = (
+            ("data", task), ("weak", task, weak), ("student", task, weak, student, method), ("ceiling", task, student)
+        )  # fmt: skip
+        for key, digest in zip(keys, digests, strict=True):
+            found.setdefault(key, {})[int(seed)] = str(digest)
+    return found
+
+
+def _told(role: str, differ: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{role} {path} {_short(first)} and {_short(second)}" for path, (first, second) in differ.items()]
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _pooled(
+    frames: Sequence[pd.DataFrame], groups: Mapping[Line, list[list[int]]], apart: set[Line], labels: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, Origin]]:
+    """One frame in the order of the first sweep's tasks and pairs, and where its methods come from."""
+    origin: dict[str, Origin] = {}
+    renamed: dict[tuple[Line, int], str] = {}
+    for line, found in groups.items():
+        for group in found:
+            added = f" [{_joined(labels, group)}]" if line in apart else ""
+            method, sweeps = line[2] + added, frozenset(labels[place] for place in group)
+            origin[method] = Origin(line[2], sweeps | (origin[method].sweeps if method in origin else frozenset()))
+            renamed |= {(line, place): method for place in group}
+    columns = list(frames[0].columns)
+    own = []
+    for place, frame in enumerate(frames):
+        methods = [renamed[line, place] for line in frame[LINE].itertuples(index=False, name=None)]
+        own.append(frame.astype(frames[0].dtypes.to_dict()).assign(method=methods, sweep=labels[place]))
+    whole = pd.concat([frame for frame in own if len(frame)] or own[:1], ignore_index=True)
+    done = sum((whole[f"{role}_status"] == "done").astype(int) for role in ROLES)
+    whole = whole.assign(
+        _done=done,
+        sweep=whole.groupby(RUN, sort=False)["sweep"].transform(lambda names: " + ".join(dict.fromkeys(names))),
+        _task=pd.factorize(whole["task"])[0],
+        _pair=pd.factorize(pd.MultiIndex.from_frame(whole[["weak", "student"]]))[0],
+    )
+    best = whole.sort_values("_done", ascending=False, kind="stable").drop_duplicates(RUN).index
+    kept = whole.loc[sorted(best)].sort_values(["_task", "_pair"], kind="stable")
+    return kept[columns].reset_index(drop=True), origin
+
+
+def _joined(labels: Sequence[str], group: Sequence[int]) -> str:
+    return " + ".join(labels[place] for place in group)
+
+
+def _listed(lines: Sequence[Line]) -> str:
+    more = f" and {len(lines) - SHOWN_LINES} more" if len(lines) > SHOWN_LINES else ""
+    return ", ".join(f"{method} ({weak} -> {student})" for weak, student, method in lines[:SHOWN_LINES]) + more
+
+
+def _at(data: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        if not isinstance(data, Mapping) or key not in data:
+            return configuration.ABSENT
+        data = data[key]
+    return data
