@@ -89,3 +89,27 @@ def test_ece_by_hand():
 
 def test_majority_share():
     assert metrics.majority_share(np.array([0, 1, 1, 2])) == 0.5
+
+
+def test_placements_have_the_auroc_as_their_mean_and_follow_ties():
+    rng = np.random.default_rng(0)
+    y_N = (rng.random(200) < 0.3).astype(np.int64)
+    for score_N in (rng.normal(size=200) + y_N, np.round(rng.normal(size=200) + y_N), np.zeros(200)):
+        assert metrics.placements(score_N, y_N).mean() == pytest.approx(metrics.auroc(score_N, y_N))
+    ranks_N = np.unique(score := rng.normal(size=200), return_inverse=True)[1]
+    np.testing.assert_array_equal(metrics.placements(ranks_N, y_N), metrics.placements(score, y_N))
+
+
+def test_placements_tell_what_leaving_an_example_out_does():
+    """The influence of an example, by the jackknife: n A - (n - 1) A without it, to first order."""
+    rng = np.random.default_rng(1)
+    y_N = (rng.random(300) < 0.4).astype(np.int64)
+    score_N = rng.normal(size=300) + y_N
+    whole = metrics.auroc(score_N, y_N)
+    without = np.array([metrics.auroc(np.delete(score_N, i), np.delete(y_N, i)) for i in range(300)])
+    pseudo_N = 300 * whole - 299 * without
+    np.testing.assert_allclose(metrics.placements(score_N, y_N), pseudo_N, atol=0.03)
+
+
+def test_placements_of_one_class_are_absent():
+    assert np.isnan(metrics.placements(np.arange(5.0), np.ones(5, dtype=np.int64))).all()
