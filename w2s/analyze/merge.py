@@ -238,11 +238,11 @@ class _Judge:
             return self._asked(key, a, b) or [f"{key[0]} on {key[1]}: equal seeds are other runs"]
         if common:
             return []  # what both have was asked the same by both
-        if key[0] == "data" and not self._equal_tests(a, b, first, second):
+        known = [self._configuration(place, key, runs) for place, runs in ((a, first), (b, second))]
+        said = self._written(key, a, b) if None in known else self._asked(key, a, b)
+        if not said and key[0] == "data" and not self._equal_tests(a, b, first, second):
             return [f"{key[1]}: other test examples"]
-        if self._configuration(a, key, first) is not None and self._configuration(b, key, second) is not None:
-            return self._asked(key, a, b)
-        return self._written(key, a, b)
+        return said
 
     def _equal_tests(self, a: int, b: int, first: Mapping[int, str], second: Mapping[int, str]) -> bool:
         truths = [
@@ -282,7 +282,8 @@ class _Judge:
         together: dict[tuple[int, int], list[Line]] = {}
         for line, found in groups.items():
             for group in found:
-                for other in self.strangers(line, group):
+                heads = [other for other in self.strangers(line, group) if all(other not in g[1:] for g in found)]
+                for other in heads:
                     lines = together.setdefault((min(group[0], other), max(group[0], other)), [])
                     lines += [line] if line not in lines else []
         said = []
