@@ -1,0 +1,166 @@
+"""Series of estimates over the sizes of models in, panels of lines with 95 % intervals out.
+
+A series may start at an open marker that is no student (a supervisor's own accuracy). Intervals of several series at
+one size stand side by side; beyond MOST_INTERVALS series they could not be told apart and are left to the tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from w2s.analyze.figures import scale as scales
+from w2s.analyze.figures.frame import Sizes, Words, frame, head
+from w2s.analyze.figures.look import DOTTED, GREY, SMALL_PT, Key, few_ticks
+from w2s.analyze.figures.scale import Scale
+
+PANEL_IN = (3.1, 2.3)
+WIDE_IN = 4.6  # a panel that stands alone
+MODELS_IN = 0.3  # of width that each model takes at least
+MOST_INTERVALS = 6
+DODGE_IN = 0.065  # between the intervals of two series at one size
+MARKER_PT = 4.6
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a model's size; `low` and `high` are NaN where no interval is drawn. An open point counts less: it is
+    a series' start, or a model at chance."""
+
+    model: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    key: Key
+    points: Sequence[Point]
+    start: Point | None = None
+    beneath: bool = False  # a reference such as the ceiling: wide faint intervals, not moved aside
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`said` stands in the upper right corner, such as what has no point."""
+
+    head: str
+    series: Sequence[Series]
+    said: str = ""
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The y axis: what it shows, levels that are marked, and how far it reaches (`view`) at most and (`must`) at least.
+    What lies outside the view is drawn at its edge as an arrow."""
+
+    about: str
+    levels: Sequence[float] = ()
+    view: tuple[float, float] = (-math.inf, math.inf)
+    must: tuple[float, float] | None = None
+    intervals: bool = field(default=True)
+
+
+def intervals_fit(series: int) -> bool:
+    """True where the intervals of so many series in a panel can be told apart."""
+    return series <= MOST_INTERVALS
+
+
+def draw(words: Words, panels: Sequence[Panel], columns: int, scale: Scale, axis: Axis) -> Figure:
+    """A figure of panels that share both axes."""
+    count = len(set(scale.place.values()))
+    width = max(WIDE_IN if columns == 1 else PANEL_IN[0], MODELS_IN * count + 0.4)
+    foot = scales.foot_in(scale, width)
+    rows = -(-len(panels) // columns)
+    inner = foot if scale.by_order else 0.32
+    sizes = Sizes(
+        width,
+        PANEL_IN[1] + (0.5 if columns == 1 and rows == 1 else 0.0),
+        left=max(0.58, scales.left_in(scale, width)),
+        foot=max(inner, foot),
+        last=foot + 0.22,
+        between=max(0.18, scales.left_in(scale, width)),
+    )
+    figure, made = frame(words, rows, columns, sizes, len(panels))
+    low, high = _reach(panels, axis)
+    for place, (axes, panel) in enumerate(zip(made, panels, strict=True)):
+        _panel(axes, panel, scale, axis, width)
+        axes.set_ylim(low, high)
+        few_ticks(axes.yaxis, 6)
+        head(axes, panel.head, apart=panel.apart)
+        if place % columns:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel(axis.about)
+        if place >= len(panels) - columns:
+            axes.set_xlabel(scale.about)
+    return figure
+
+
+def _reach(panels: Sequence[Panel], axis: Axis) -> tuple[float, float]:
+    ends = list(axis.must or ())
+    for series in (series for panel in panels for series in panel.series):
+        for point in [*series.points, *([series.start] if series.start else [])]:
+            shown = (point.value, point.low, point.high) if axis.intervals else (point.value,)
+            ends += [end for end in shown if math.isfinite(end)]
+    ends += [level for level in axis.levels if axis.must]
+    low, high = max(min(ends), axis.view[0]), min(max(ends), axis.view[1])
+    room = max(0.06 * (high - low), 0.004)
+    return low - room, high + room
+
+
+def _panel(axes: Axes, panel: Panel, scale: Scale, axis: Axis, width_in: float) -> None:
+    low, high = scale.ends
+    moved = [series for series in panel.series if not series.beneath]
+    step = DODGE_IN * (high - low) / width_in if axis.intervals else 0.0
+    for level in axis.levels:
+        axes.axhline(level, color=GREY, linewidth=0.8, linestyle=DOTTED, zorder=0)
+    for series in panel.series:
+        place = moved.index(series) if series in moved else (len(moved) - 1) / 2
+        _series(axes, series, scale, step * (place - (len(moved) - 1) / 2), axis)
+    scales.tick(axes, scale, width_in)
+    if panel.said:
+        axes.text(
+            0.99, 0.985, panel.said, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL_PT, color=GREY,
+            zorder=6, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )  # fmt: skip
+
+
+def _series(axes: Axes, series: Series, scale: Scale, shift: float, axis: Axis) -> None:
+    key, bottom, top = series.key, *axis.view
+    points = sorted((p for p in series.points if not math.isnan(p.value)), key=lambda p: scale.place[p.model])
+    x = [scale.place[point.model] + shift for point in points]
+    y = [min(max(point.value, bottom), top) for point in points]
+    start = [series.start] if series.start is not None and not math.isnan(series.start.value) else []
+    all_x = [*(scale.place[p.model] for p in start), *x]
+    all_y = [*(p.value for p in start), *y]
+    layer = 1.0 if series.beneath else 2.0
+    axes.plot(all_x, all_y, color=key.colour, linestyle=key.line or "none", linewidth=key.width, zorder=layer)
+    for at, point in zip(x, points, strict=True):
+        if axis.intervals and math.isfinite(point.low) and math.isfinite(point.high):
+            ends = [min(max(end, bottom), top) for end in (point.low, point.high)]
+            look = {"color": "0.72", "linewidth": 3.0} if series.beneath else {"color": key.colour, "linewidth": 1.0}
+            axes.plot([at, at], ends, zorder=layer - 0.5 if series.beneath else layer, solid_capstyle="butt", **look)  # type: ignore[arg-type]  # colour and width
+    for at, value, point in zip(x, y, points, strict=True):
+        if not key.marker:
+            continue
+        outside = "v" if point.value < bottom else "^" if point.value > top else ""
+        open_ = key.hollow or point.hollow or bool(outside)
+        _mark(axes, at, value, outside or key.marker, key, open_)
+    for point in start:
+        _mark(axes, scale.place[point.model], point.value, key.marker, key, True)
+
+
+def _mark(axes: Axes, x: float, y: float, marker: str, key: Key, hollow: bool) -> None:
+    face = "white" if hollow else key.colour
+    axes.plot(
+        [x], [y], marker=marker, color=key.colour, markerfacecolor=face, markersize=MARKER_PT, markeredgewidth=1.0,
+        linestyle="none", zorder=4, clip_on=False,
+    )  # fmt: skip
