@@ -82,7 +82,7 @@ def test_pairs_methods_and_selections_have_medians_of_their_own():
 
 
 def test_the_interval_of_a_median_by_the_table():
-    """The ranks of the textbook: none below six values, the ends for six, the second ones for nine, the sixth for 22."""
+    """The ranks of the textbook: none below six values, the ends for six, second ones for nine, sixth for 22."""
     for n in range(1, 6):
         assert math.isnan(order_interval(list(range(n)))[0])
     for n, rank in ((6, 1), (8, 1), (9, 2), (12, 3), (20, 6), (22, 6)):
