@@ -1,0 +1,181 @@
+"""Cells in, the tables with a line for each cell out: levels and PGR, agreement with the supervisor, differences.
+
+No cell is dropped: what is not there says in its place what became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from w2s.analyze.cells import Cell
+from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.sheet import (
+    ABSENT,
+    NOT_BINARY,
+    PAIR,
+    Column,
+    Entry,
+    Line,
+    Models,
+    Sheet,
+    Value,
+    one_line,
+    p_value,
+    value_of,
+    whole,
+    without_empty_remarks,
+)
+
+LEVELS = {"accuracy": "acc.", "auroc": "AUROC"}  # after the name of a model
+METRIC_NAMES = {"accuracy": "Accuracy", "auroc": "AUROC"}
+
+
+def pgr_head(metric: str) -> str:
+    """PGR is that of accuracy unless it says otherwise."""
+    return "PGR" if metric == "accuracy" else "PGR (AUROC)"
+
+
+def levels(rows: Rows, cells: Sequence[Cell], metric: str) -> Sheet:
+    """Every cell: the metric of weak model, student and ceiling, PGR, and remarks."""
+    columns = (
+        Column("Task", spare=True),
+        Column(PAIR),
+        Column("Method"),
+        Column("n", numeric=True, spare=True),
+        Column("Seeds", numeric=True, spare=True),
+        *(Column(f"{role.capitalize()} {LEVELS[metric]}", numeric=True) for role in ROLES),
+        Column(pgr_head(metric), numeric=True),
+        Column("Notes", remark=True),
+    )
+    blocked = _blocked(rows)
+    lines: list[Line] = []
+    for cell in cells:
+        found = cell.measured(metric)
+        lines.append(
+            (
+                *_names(cell),
+                whole(cell.n) if cell.n else Value(ABSENT),
+                _seeds(cell),
+                *(value_of(getattr(found, role), 3, role=role) for role in ROLES),
+                value_of(found.pgr, 2),
+                Value(one_line("; ".join(_notes(cell, metric, blocked)))),
+            )
+        )
+    notes = [f"{NOT_BINARY}: the task has more than two classes, and AUROC needs two."]
+    unfit = metric == "auroc" and any(cell.n_classes > 2 for cell in cells)
+    about = f"{METRIC_NAMES[metric]} and performance gap recovered"
+    return without_empty_remarks(Sheet(about, columns, lines, tuple(notes) if unfit else (), "cells"))
+
+
+def agreement(cells: Sequence[Cell]) -> Sheet:
+    """Every cell: how often student and supervisor predict the same, and how good the labels were."""
+    heads = ("Agreement", "Supervisor right", "Supervisor wrong", "Label acc.")
+    columns = (
+        Column("Task", spare=True),
+        Column(PAIR),
+        Column("Method"),
+        *(Column(head, numeric=True) for head in heads),
+    )
+    lines: list[Line] = [
+        (
+            *_names(cell),
+            *(
+                value_of(estimate, 3)
+                for estimate in (cell.agreement, cell.agreement_right, cell.agreement_wrong, cell.label_accuracy)
+            ),
+        )
+        for cell in cells
+    ]
+    notes = (
+        "Share of test examples on which student and supervisor predict the same class: of all, of those where the "
+        "supervisor is right, and of those where it is wrong.",
+        "Label acc. is the accuracy of the supervisor's labels on the examples that the student learned from.",
+    )
+    return Sheet("Agreement of the student with its supervisor", columns, lines, notes, "agreement")
+
+
+def differences(cells: Sequence[Cell], metric: str) -> list[Sheet]:
+    """Every cell of a method other than the baseline, less the baseline's; none where there is nothing to compare."""
+    others = [cell for cell in cells if not cell.is_baseline]
+    if not any(is_compared(cell, metric) for cell in others):
+        return []
+    baselines = list(dict.fromkeys(one_line(cell.baseline) for cell in others))
+    of_many = len({cell.task for cell in cells}) > 1
+    columns = (
+        Column("Task", spare=True),
+        Column(PAIR),
+        Column("Method"),
+        *([Column("Baseline")] if len(baselines) > 1 else []),
+        Column("Seeds", numeric=True, spare=True),
+        Column(METRIC_NAMES[metric], numeric=True),
+        Column(pgr_head(metric), numeric=True),
+        Column("p", numeric=True),
+        *([Column("p (Holm)", numeric=True)] if of_many else []),
+    )
+    lines: list[Line] = []
+    for cell in others:
+        found = cell.measured(metric)
+        lines.append(
+            (
+                *_names(cell),
+                *([Value(one_line(cell.baseline))] if len(baselines) > 1 else []),
+                whole(found.difference.seeds) if found.difference.known else Value(ABSENT),
+                value_of(found.difference, 3, signed=True),
+                value_of(found.pgr_difference, 2, signed=True),
+                p_value(found.p),
+                *([p_value(found.p_holm)] if of_many else []),
+            )
+        )
+    against = baselines[0] if len(baselines) == 1 else "the baseline"
+    about = f"Difference from {against}, paired by seed and test example"
+    return [Sheet(about, columns, lines, tuple(_about_p(metric, against, of_many)), "differences")]
+
+
+def _about_p(metric: str, against: str, of_many: bool) -> list[str]:
+    name = "AUROC" if metric == "auroc" else "accuracy"
+    said = [
+        f"Method - {against} (the baseline); p is two-sided, that {name} and with it PGR do not differ, by Student's t "
+        "with the variance and the degrees of freedom of the interval."
+    ]
+    if of_many:
+        said.append("p (Holm) is corrected for the number of tasks on which the same comparison is made.")
+    return said
+
+
+def is_compared(cell: Cell, metric: str) -> bool:
+    """True where a difference from the baseline could be computed."""
+    found = cell.measured(metric)
+    return not cell.is_baseline and (found.difference.known or found.pgr_difference.known)
+
+
+def _names(cell: Cell) -> tuple[Entry, Entry, Entry]:
+    """What a line is about: the first three columns of every table of cells."""
+    models = Models(one_line(cell.weak_model), one_line(cell.student_model))
+    return Value(one_line(cell.task)), models, Value(one_line(cell.variant))
+
+
+def _seeds(cell: Cell) -> Value:
+    done, planned = len(cell.seeds), len(cell.planned)
+    return Value(str(planned) if done == planned else f"{done}/{planned}", "", float(done))
+
+
+def _notes(cell: Cell, metric: str, blocked: dict[tuple[str, ...], str]) -> list[str]:
+    """The cell's remarks, with the chance of the metric that is shown, and what it waits for."""
+    notes = list(cell.notes)
+    if metric != "accuracy":
+        notes = [note for note in notes if not note.endswith("at chance")]
+        low = cell.left_out(metric)
+        notes += [low] if low.endswith("at chance") else []
+    key = (cell.task, *cell.pair, cell.method, cell.selection)
+    if not cell.seeds and key in blocked:
+        notes.append(blocked[key])
+    return notes
+
+
+def _blocked(rows: Rows) -> dict[tuple[str, ...], str]:
+    """By cell, what its student waits for: the first thing of several."""
+    frame = rows.frame[rows.frame["student_status"] == "blocked"]
+    found: dict[tuple[str, ...], str] = {}
+    for *key, reason in frame[[*CELL_KEYS, "student_reason"]].itertuples(index=False, name=None):
+        found.setdefault(tuple(key), f"blocked: {reason}")
+    return found
