@@ -42,7 +42,7 @@ MAX_WEIGHTED = 4_000  # test examples; the weights of so many take 160 MB, and m
 DIGITS = 4  # of 8 bits each: the precision to which numbers that are not whole enter resamples
 SMALLEST_P = 1e-12
 MOST_SEEDS, MOST_TESTS = 1_000, 10_000_000  # beyond which nobody goes
-FAR = 2.0**40  # an end of a ratio's interval beyond this times its scale is infinite
+FARTHEST = 2.0**40  # an end of a ratio's interval that is farther away is infinite
 
 Floats = NDArray[np.float64]
 Values = NDArray[np.bool_] | Floats
@@ -344,18 +344,43 @@ class Contrasts:
                 low, high = self.ends(top_M - (value + direction * distance) * bottom_M)
                 return low if side == 0 else -high
 
-            if excess(0.0) >= 0.0:  # no spread at all
-                return value
-            guess = self.spread(top_M - value * bottom_M)
-            near, far = 0.0, 2 * math.sqrt(guess.total) * guess.student(LEVEL) / self.value(bottom_M)
-            scale = far = max(far, 1e-9)
-            while excess(far) < 0.0:
-                near, far = far, 2 * far
-                if far > FAR * scale:
-                    return direction * math.inf
-            return value + direction * float(brentq(excess, near, far, xtol=1e-5 * scale, rtol=1e-9))
+            def smooth(distance: float) -> float:
+                spread = self.spread(top_M - (value + direction * distance) * bottom_M)
+                return distance * self.value(bottom_M) - spread.student(LEVEL) * math.sqrt(spread.total)
+
+            return value + direction * _root(excess, smooth)
 
         return end(0), end(1)
+
+
+def _root(excess: Callable[[float], float], smooth: Callable[[float], float]) -> float:
+    """Where `excess` of a distance comes to 0 from below; infinite where it does not. `smooth` is nearly the same and
+    fast, so that its root is looked for first."""
+    if smooth(0.0) >= 0.0:  # no spread at all
+        return 0.0
+    far = 1.0
+    while smooth(far) < 0.0:
+        far *= 2
+        if far > FARTHEST:
+            return math.inf
+    guess = float(brentq(smooth, 0.0, far, rtol=1e-3))
+    near, far = 0.9 * guess, 1.1 * guess
+    below, above = excess(near), excess(far)
+    if below >= 0.0:
+        near, far, below, above = 0.0, near, excess(0.0), below
+    while above < 0.0:
+        near, far, below = far, 2 * far, above
+        above = excess(far)
+        if far > FARTHEST:
+            return math.inf
+    for _ in range(2):  # by the chord: in so narrow a bracket the curve is nearly straight
+        middle = near - below * (far - near) / (above - below)
+        found = excess(middle)
+        if found < 0.0:
+            near, below = middle, found
+        else:
+            far, above = middle, found
+    return near - below * (far - near) / (above - below) if above > below else near
 
 
 def _quantiles(draw_R: Floats, tail: float) -> tuple[float, float]:
