@@ -9,9 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
+from tampering import counted, measured, reseal, rewrite, write  # type: ignore[import-not-found]
 
 from w2s.analyze.rows import COLUMNS, load
 from w2s.errors import SpecError, StepError
+
+
+@pytest.fixture
+def counted_reads(monkeypatch):
+    return counted(monkeypatch)
 
 
 def by_id(store, kind, digest, name, column):
@@ -123,13 +129,39 @@ def test_nothing_run_yet(synthetic):
     assert rows.unfinished == [f"missing: {len(made.plan.nodes)} steps (not run yet)"]
 
 
-def rewrite(path, **columns):
-    table = pq.read_table(path).to_pydict()
-    pq.write_table(pa.table({**table, **columns}), path)
-
-
 def truncated(path):
     path.write_bytes(path.read_bytes()[:50])
+    reseal(path)
+
+
+def another_content(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def other_predictions(path):
+    """A sound file of the same examples, which is not the one that was committed."""
+    pq.write_table(pa.table({**pq.read_table(path).to_pydict(), "logits": [[0.0, 1.0]] * 200}), path)
+
+
+def not_listed(path):
+    folder = path.parent.parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["predictions/test.parquet"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def of_another_step(path):
+    measured(path.parent.parent, digest="0" * 64)
+
+
+def gone(path):
+    path.unlink()
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
 def one_id_changed(path):
@@ -159,18 +191,40 @@ def not_lists(path):
 
 
 def no_logits(path):
-    pq.write_table(pq.read_table(path).drop_columns(["logits"]), path)
+    write(path, pq.read_table(path).drop_columns(["logits"]))
+
+
+def a_null_id(path):
+    ids = pq.read_table(path)["example_id"].to_pylist()
+    rewrite(path, example_id=[None, *ids[1:]])
 
 
 def no_manifest(path):
     (path.parent.parent / "manifest.json").write_text("{")
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [truncated, one_id_changed, one_id_twice, three_logits, ragged, not_finite, not_lists, no_logits, no_manifest],
-)
-def test_a_damaged_artifact_is_named_and_left_out(synthetic, harm):
+HARMS = {
+    truncated: "damaged (",
+    another_content: "content differs from the manifest",
+    other_predictions: "content differs from the manifest",
+    not_listed: "not in the manifest",
+    gone: "missing; remove the folder",
+    a_folder: "cannot be read",
+    no_manifest: "no readable manifest.json",
+    of_another_step: "belongs to another step",
+    one_id_changed: "1 example ids not asked for",
+    one_id_twice: "1 example ids repeated",
+    a_null_id: "1 example ids not asked for",
+    three_logits: "expected 2 logits",
+    ragged: "expected 2 logits",
+    not_finite: "a logit is not a finite number",
+    not_lists: "the logits are not lists of numbers",
+    no_logits: "no column logits",
+}
+
+
+@pytest.mark.parametrize(("harm", "said"), HARMS.items(), ids=[harm.__name__ for harm in HARMS])
+def test_a_damaged_artifact_is_named_and_left_out(synthetic, harm, said):
     made = synthetic().fill()
     before = load("one", made.root).frame
     (digest,) = made.digests("logconf, seed 1")
@@ -178,8 +232,10 @@ def test_a_damaged_artifact_is_named_and_left_out(synthetic, harm):
     rows = load("one", made.root)
     assert len(rows.problems) == 1
     assert digest[:12] in rows.problems[0]
+    assert said in rows.problems[0]
     row = rows.frame.iloc[3]
     assert (row.student_status, row.pgr_reason) == ("damaged", "student damaged")
+    assert (row.pgr_auroc_reason, rows.standing[digest].status) == ("student damaged", "damaged")
     assert row.student_reason == rows.problems[0]
     assert np.isnan(row.student_accuracy)
     others = [0, 1, 2, 4, 5]

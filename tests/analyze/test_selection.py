@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tampering import counted, write  # type: ignore[import-not-found]
 
 from w2s.analyze.rows import load
 from w2s.analyze.selection import choose
@@ -20,6 +21,11 @@ from w2s.analyze.selection import choose
 ALL = ["final", "weak_val", "oracle"]
 EVERY = 20
 METHODS = {name: {"recipe": {"eval_every": EVERY}} for name in ("xent", "logconf")}  # as in conftest
+
+
+@pytest.fixture
+def counted_reads(monkeypatch):
+    return counted(monkeypatch)
 
 
 def classes_of(path):
@@ -58,7 +64,7 @@ def write_history(made, digest, history):
                 columns["split"].append(split)
                 columns["example_id"].append(f"{split}-{place:05d}")
                 columns["logits"].append([1.0 - label, float(label)])
-    pq.write_table(pa.table(columns), made.store.path("train", digest) / "evaluations.parquet")
+    write(made.store.path("train", digest) / "evaluations.parquet", pa.table(columns))
 
 
 def student(made, method="xent", seed=0):
@@ -166,8 +172,8 @@ def test_weak_val_follows_the_supervisors_labels_even_where_they_are_wrong(chose
     flipped = {split: [1 - label for label in truth[split]] for split in truth}
     ids = [f"val-{place:05d}" for place in range(len(truth["val"]))]
     logits = [[1.0 - label, float(label)] for label in flipped["val"]]
-    pq.write_table(
-        pa.table({"example_id": ids, "logits": logits}), made.store.path("train", weak) / "predictions" / "val.parquet"
+    write(
+        made.store.path("train", weak) / "predictions" / "val.parquet", pa.table({"example_id": ids, "logits": logits})
     )
     write_history(made, student(made), {s: {10: truth[s], 20: flipped[s], 30: truth[s]} for s in ("val", "test")})
     frame = load("one", made.root).frame.set_index("selection")
@@ -184,6 +190,7 @@ def test_ground_truth_of_val_is_not_even_read_and_evaluations_are_read_once(chos
     (data,) = made.digests("data movie")
     before = load("one", made.root).frame
     (made.store.path("materialize", data) / "val.parquet").unlink()
+    shutil.rmtree(made.root / "scores")
     read = counted_reads()
     assert load("one", made.root).frame.equals(before)
     assert set(read.values()) == {1}
@@ -210,7 +217,7 @@ def without(condition):
 
     def harm(path):
         table = pq.read_table(path)
-        pq.write_table(table.filter(pc.invert(condition(table))), path)
+        write(path, table.filter(pc.invert(condition(table))))
 
     return harm
 
@@ -219,7 +226,7 @@ def changed(column, change):
     def harm(path):
         table = pq.read_table(path).to_pydict()
         table[column] = [change(table, place) for place in range(len(table["step"]))]
-        pq.write_table(pa.table(table), path)
+        write(path, pa.table(table))
 
     return harm
 
@@ -236,7 +243,9 @@ HARMS = {
     "gone": (lambda path: path.unlink(), ALL[1:], "evaluations.parquet"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:60]), ALL[1:], "evaluations.parquet"),
     "no such column": (
-        lambda path: pq.write_table(pq.read_table(path).drop_columns(["split"]), path), ALL[1:], "damaged (No match"),
+        lambda path: write(path, pq.read_table(path).drop_columns(["split"])), ALL[1:], "no column split"),
+    "another content": (
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"), ALL[1:], "content differs from the manifest"),
     "a test example missing": (
         without(one_row("test")), ALL[1:], "test, step 40, does not fit test.parquet of materialize"),
     "a val example missing": (without(one_row("val")), ["weak_val"], "1 example ids missing in evaluations.parquet"),
@@ -287,7 +296,7 @@ def test_labels_of_the_supervisor_that_do_not_fit_are_refused(chosen):
     made = chosen(seeds=[0]).fill()
     (weak,) = made.digests("weak weak-3l")
     path = made.store.path("train", weak) / "predictions" / "val.parquet"
-    pq.write_table(pq.read_table(path).slice(1), path)
+    write(path, pq.read_table(path).slice(1))
     rows = load("one", made.root)
     frame = rows.frame.set_index(["selection", "method"])
     assert set(frame.student_status["weak_val"]) == {"damaged"}

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from w2s.analyze.parallel import Data
 from w2s.analyze.predictions import Found, Reader, Truth, Wanted
-from w2s.analyze.reading import Data, Reading
+from w2s.analyze.reading import Reading
 from w2s.analyze.scoring import Scored
 from w2s.analyze.selection import Choice, Taken, taken
 from w2s.analyze.standing import UNPLANNED, Standing, first_line

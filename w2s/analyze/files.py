@@ -7,13 +7,13 @@ not listed, a content whose SHA-256 is another; and columns that are not there. 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2s.errors import StepError
@@ -31,7 +31,7 @@ GONE = STAMP.pack(-1, -1, 0)
 class Artifact:
     """What a manifest says about a finished step. `stamp` is that of the manifest's own file."""
 
-    folder: Path
+    folder: str  # no Path: of 100,000 artifacts, taking paths together costs as much as reading them
     hashes: dict[str, str]  # SHA-256 by file
     wall_s: float  # NaN where the manifest does not say
     flops: float  # likewise
@@ -43,40 +43,64 @@ class Content:
     """One file as it was when it was read, with the stamp it had then."""
 
     data: bytes
-    path: Path
+    path: str
     stamp: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A column undecoded, with what decoding depends on. Of equal chunks the values are equal, and comparing two costs
+    a fiftieth of decoding a thousand ids."""
+
+    data: pyarrow.Buffer
+    about: tuple[Any, ...]
+
+    def equals(self, other: Chunk) -> bool:
+        return bool(self.about == other.about and self.data.equals(other.data))
 
 
 def artifact(store: Store, kind: str, digest: str) -> Artifact:
     """Read a manifest. Raises StepError where there is none that parses, or that of another step."""
-    folder = store.path(kind, digest)
-    stamp = stamp_of(f"{folder}{os.sep}{MANIFEST}")  # before it is read: of one that is replaced meanwhile, the old one
-    manifest = store.manifest(kind, digest)
-    if manifest is None:
+    folder = os.fspath(store.path(kind, digest))
+    try:
+        data, stamp = _read(f"{folder}{os.sep}{MANIFEST}")
+        manifest = json.loads(data)
+        hashes, owner = manifest["files"], manifest.get("digest", digest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        hashes = owner = None
+    if not isinstance(hashes, dict):
         raise StepError(f"{folder}: no readable {MANIFEST}; run the sweep again to make it anew")
-    if manifest.get("digest", digest) != digest:
+    if owner != digest:
         raise StepError(f"{folder}: its {MANIFEST} belongs to another step; remove the folder and run the sweep again")
-    return Artifact(folder, manifest["files"], _number(manifest.get("wall_s")), _number(manifest.get("flops")), stamp)
+    return Artifact(folder, hashes, _number(manifest.get("wall_s")), _number(manifest.get("flops")), stamp)
 
 
 def content(made: Artifact, name: str) -> Content:
     """A file's bytes. Raises StepError where it is not the file that the manifest lists."""
-    path = made.folder / name
-    again = f"remove the folder {made.folder} and run the sweep again"
+    path = f"{made.folder}{os.sep}{name}"
     try:
-        with open(path, "rb", buffering=0) as file:
-            stamp = _stamp(os.fstat(file.fileno()))
-            data = file.read()
+        data, stamp = _read(path)
     except FileNotFoundError:
-        raise StepError(f"{path}: missing; {again}") from None
+        raise StepError(f"{path}: missing; {_again(made)}") from None
     except OSError as error:
         raise StepError(f"{path}: cannot be read ({error.strerror})") from None
     wanted = made.hashes.get(name)
     if wanted is None:
-        raise StepError(f"{path}: not in the manifest; {again}")
+        raise StepError(f"{path}: not in the manifest; {_again(made)}")
     if hashlib.sha256(data).hexdigest() != wanted:
-        raise StepError(f"{path}: content differs from the manifest; {again}")
+        raise StepError(f"{path}: content differs from the manifest; {_again(made)}")
     return Content(data, path, stamp)
+
+
+def _read(path: str) -> tuple[bytes, bytes]:
+    """(all bytes of a file, its stamp before they were read)."""
+    with open(path, "rb", buffering=0) as file:
+        stamp = _stamp(os.fstat(file.fileno()))
+        return file.read(), stamp
+
+
+def _again(made: Artifact) -> str:
+    return f"remove the folder {made.folder} and run the sweep again"
 
 
 def parquet(found: Content) -> pyarrow.parquet.ParquetFile:
@@ -105,11 +129,10 @@ def columns(file: pyarrow.parquet.ParquetFile, found: Content, wanted: Sequence[
     return table
 
 
-def chunk(file: pyarrow.parquet.ParquetFile, found: Content, column: str) -> tuple[Any, ...] | None:
-    """A column as it stands in the file, undecoded, with what decoding depends on; None where it is in several parts.
+def chunk(file: pyarrow.parquet.ParquetFile, found: Content, column: str) -> Chunk | None:
+    """A column as it stands in the file, undecoded; None where it is in several parts, or not there."""
+    import pyarrow
 
-    Of equal chunks the values are equal. Comparing costs a fiftieth of decoding a thousand ids.
-    """
     metadata = file.metadata
     if metadata.num_row_groups != 1:
         return None
@@ -120,12 +143,13 @@ def chunk(file: pyarrow.parquet.ParquetFile, found: Content, column: str) -> tup
             begin = part.data_page_offset
             if part.has_dictionary_page and part.dictionary_page_offset is not None:
                 begin = min(begin, part.dictionary_page_offset)
-            data = found.data[begin : begin + part.total_compressed_size]
-            return data, part.num_values, part.physical_type, part.compression
+            # A view of the file's bytes, not a copy.
+            data = pyarrow.py_buffer(found.data).slice(begin, part.total_compressed_size)
+            return Chunk(data, (part.num_values, part.physical_type, part.compression))
     return None
 
 
-def stamp_of(path: str | Path) -> bytes:
+def stamp_of(path: str) -> bytes:
     """What tells a file from one that was put in its place or changed: without reading it. GONE where there is none."""
     try:
         return _stamp(os.stat(path))
@@ -137,7 +161,7 @@ def _stamp(found: os.stat_result) -> bytes:
     return STAMP.pack(found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _damaged(path: Path, error: BaseException) -> str:
+def _damaged(path: str, error: BaseException) -> str:
     return f"{path}: damaged ({error}); remove the artifact and run the sweep again"
 
 

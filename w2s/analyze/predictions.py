@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2s.analyze import files, metrics
-from w2s.analyze.files import Artifact, Content
+from w2s.analyze.files import Artifact, Chunk, Content
 from w2s.analyze.scoring import Scored as Scored  # of this module, for those who ask
 from w2s.analyze.scoring import score
 from w2s.analyze.selection import Choice, choose
@@ -121,7 +121,7 @@ class Reader:
         self._kept: dict[Hashable, Any] = {}
         # By data and split, an id column as it stands in a file, and where each example of the truth stands in it:
         # models that predict for one data set write its ids in one order.
-        self._order: dict[tuple[str, str], tuple[Any, metrics.Ints]] = {}
+        self._order: dict[tuple[str, str], tuple[Chunk, metrics.Ints]] = {}
 
     def truth(self, data: str, split: str, classes: int) -> Truth:
         """Ground truth of a split of a materialize step. Raises StepError where it is damaged."""
@@ -231,13 +231,13 @@ class Reader:
 
     def _logits(
         self, found: Content, step: str, truth: Truth, key: tuple[str, str], classes: int
-    ) -> NDArray[np.float64]:
+    ) -> NDArray[np.floating[Any]]:
         """(N, C) in the order of the truth's ids."""
         name = f"predictions/{key[1]}.parquet of train {step[:12]}"
         file = files.parquet(found)
         ids, known = files.chunk(file, found, "example_id"), self._order.get(key)
         position_N: metrics.Ints
-        if ids is not None and known is not None and known[0] == ids:
+        if ids is not None and known is not None and known[0].equals(ids):
             logits = files.columns(file, found, ("logits",), name)["logits"]
             position_N = known[1]
         else:
@@ -249,7 +249,7 @@ class Reader:
         logits_NC = _logits(logits, classes, name)
         if len(logits_NC) != len(position_N):  # a file may say that its columns differ in length
             raise StepError(f"{name}: {len(logits_NC)} logits for {len(position_N)} examples; remove it and run again")
-        return logits_NC[position_N]
+        return np.take(logits_NC, position_N, axis=0)  # four times as fast as an index
 
 
 def _choose(
@@ -318,17 +318,19 @@ def _ascending(ids: list[Any], name: str) -> list[str]:
     return sorted(ids)
 
 
-def _logits(column: pyarrow.ChunkedArray, classes: int, name: str) -> NDArray[np.float64]:
+def _logits(column: pyarrow.ChunkedArray, classes: int, name: str) -> NDArray[np.floating[Any]]:
+    """(rows, C), in the type of the file."""
     import pyarrow
-    import pyarrow.compute as pc
 
     try:
-        lengths = pc.list_value_length(column).to_numpy()
-        if column.null_count or (lengths != classes).any():
+        whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        # Where lists begin and end, not pyarrow.compute: calling its functions costs as much as reading the file.
+        begin = whole.offsets.to_numpy()
+        if whole.null_count or (begin[1:] - begin[:-1] != classes).any():
             raise StepError(f"{name}: expected {classes} logits for each example; remove the artifact and run again")
-        values = pc.list_flatten(column).to_numpy().astype(np.float64)
-    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        values = whole.values.to_numpy()[begin[0] : begin[-1]]
+    except (pyarrow.ArrowException, ValueError, TypeError, AttributeError) as error:
         raise StepError(f"{name}: the logits are not lists of numbers ({error}); remove it and run again") from None
-    if not np.isfinite(values).all():
+    if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
         raise StepError(f"{name}: a logit is not a finite number; remove the artifact and run the sweep again")
     return np.asarray(values.reshape(-1, classes))

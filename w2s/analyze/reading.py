@@ -1,32 +1,27 @@
 """What a sweep needs of predictions in, all of it out: what was scored before from w2s.analyze.scores, the rest read.
 
-Reading waits for the disk and hashes, both of which other threads need not wait for; so several read at once. What is
-new is kept when all is read, or when reading is broken off.
+What is new is kept when all is read, or when reading is broken off. Many are read by several processes (see
+w2s.analyze.parallel), few by threads of this one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
 
-from w2s.analyze import files, scores
+from w2s.analyze import files, parallel, scores
+from w2s.analyze.parallel import Answers, Batch, Data
 from w2s.analyze.predictions import Found, Reader, Wanted, sources
 from w2s.progress import Count
 from w2s.store import MANIFEST, Store
 
 ARTIFACTS_PER_BATCH = 64
 LOOKS_PER_BATCH = 256  # at files' stamps
-THREADS = 4
-
-
-class Data(NamedTuple):
-    """A materialize step and how many classes its task has."""
-
-    digest: str
-    classes: int
+THREADS = 4  # of this process, for what is read here: they wait for the disk and hash at once
+WORTH_A_PROCESS = 1000  # predictions: about the time in which a process starts
 
 
 class Reading:
@@ -48,9 +43,9 @@ class Reading:
         self._to_read = sum(one not in self._known for asked in wanted.values() for one in asked)
         self._read = 0
 
-    def take(self, wanted: Mapping[Data, Sequence[Wanted]]) -> dict[Wanted, Found | str]:
+    def take(self, wanted: Mapping[Data, Sequence[Wanted]]) -> Answers:
         """What predictions come to; of what is damaged a message."""
-        answers: dict[Wanted, Found | str] = {
+        answers: Answers = {
             one: self._known.pop(one) for asked in wanted.values() for one in asked if one in self._known
         }
         left = {data: [one for one in asked if one not in answers] for data, asked in wanted.items()}
@@ -68,28 +63,25 @@ class Reading:
                 scores.keep(scores.path(self._results, data.digest), data.classes, found, there)
         self._new.clear()
 
-    def _work(self, wanted: Mapping[Data, Sequence[Wanted]]) -> Iterator[tuple[Data, dict[Wanted, Found | str]]]:
+    def _work(self, wanted: Mapping[Data, Sequence[Wanted]]) -> Iterator[tuple[Data, Answers]]:
         """Batches as they are finished, in no order."""
-        batches = ((data, batch) for data, asked in wanted.items() for batch in _batches(asked))
+        batches = [Batch(data, together) for data, asked in wanted.items() for together in _together(asked)]
+        left = dict(enumerate(batches))
+        number = min(parallel.processes(), sum(len(batch.wanted) for batch in batches) // WORTH_A_PROCESS)
+        if number > 1:
+            with contextlib.closing(parallel.read(self.reader.store, batches, number)) as answers:
+                for place, found in answers:
+                    yield left.pop(place).data, found
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="predictions")
-        running: dict[Future[dict[Wanted, Found | str]], Data] = {}
         try:
-            for data, batch in batches:
-                if len(running) >= 2 * THREADS:
-                    yield from _finished(running)
-                running[pool.submit(self._one, data, batch)] = data
-            while running:
-                yield from _finished(running)
+            running = {pool.submit(batch.read, self.reader): batch.data for batch in left.values()}
+            for future in as_completed(running):
+                yield running[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _one(self, data: Data, batch: Sequence[Wanted]) -> dict[Wanted, Found | str]:
-        if batch[0].part in ("test", "transfer"):
-            return self.reader.batch(batch, data.digest, data.classes)
-        return self.reader.chosen(batch, data.digest, data.classes)
 
-
-def _batches(asked: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+def _together(asked: Iterable[Wanted]) -> Iterator[list[Wanted]]:
     """What is read together: some artifacts for one split, or one artifact's evaluations."""
     together: dict[str, list[Wanted]] = {}
     for one in asked:
@@ -99,14 +91,6 @@ def _batches(asked: Iterable[Wanted]) -> Iterator[list[Wanted]]:
         if final and len(batch) >= ARTIFACTS_PER_BATCH:
             yield together.pop(one.part)
     yield from together.values()
-
-
-def _finished(
-    running: dict[Future[dict[Wanted, Found | str]], Data],
-) -> Iterator[tuple[Data, dict[Wanted, Found | str]]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield running.pop(future), future.result()
 
 
 def _stamps(store: Store, data: str, asked: Sequence[Wanted]) -> list[bytes]:

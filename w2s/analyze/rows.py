@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from w2s.analyze import metrics
 from w2s.analyze.evidence import Evidence, taken_of
 from w2s.analyze.predictions import Scored, Truth
 from w2s.analyze.selection import DIAGNOSTIC, SELECTIONS, Taken
@@ -177,13 +177,23 @@ def _row(sweep: str, cell: Mapping[str, Any], found: Evidence) -> tuple[Any, ...
     if cell["selection"] != "final":
         row.update(_choice(cell, found, row["student_reason"]))
     if truth is not None and "weak" not in states and "student" not in states:
-        student, weak = (found.test[taken_of(cell, role)].predicted_N for role in ("student", "weak"))
-        same = metrics.agreement(student, weak, truth.y_N)
-        row.update(agreement=same.overall, agreement_right=same.right, agreement_wrong=same.wrong)
+        row.update(_agreement(*(found.test[taken_of(cell, role)] for role in ("student", "weak"))))
     row["label_accuracy"] = found.label_accuracy.get(cell["weak_digest"], NAN)
     row["pgr"], row["pgr_reason"] = _recovered(row, "accuracy", states)
     row["pgr_auroc"], row["pgr_auroc_reason"] = _recovered(row, "auroc", states)
     return tuple(row.values())
+
+
+def _agreement(student: Scored, weak: Scored) -> dict[str, float]:
+    """`metrics.agreement` by counting: one of 100,000 rows costs a tenth of what means over masks cost."""
+    same_N = student.predicted_N == weak.predicted_N
+    n, same = len(same_N), int(np.count_nonzero(same_N))
+    right, same_right = int(np.count_nonzero(weak.right_N)), int(np.count_nonzero(same_N & weak.right_N))
+    return {
+        "agreement": same / n,
+        "agreement_right": same_right / right if right else NAN,
+        "agreement_wrong": (same - same_right) / (n - right) if n > right else NAN,
+    }
 
 
 def _recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) -> tuple[float, str]:
