@@ -135,7 +135,7 @@ def compare(first: Rows, second: Rows, most_cells: int = 20, progress: Report = 
         other_runs=sum(a != b for a, b in students),
         unknown_runs=unknown,
         only=(_only(first, second), _only(second, first)),
-        written=changed(flat(_without_name(first.raw)), flat(_without_name(second.raw))),
+        written=changed(_without_name(first.raw), _without_name(second.raw)),
         fields=fields,
         numbers=numbers,
         rows_changed=len({(change.key, change.seed) for change in numbers}),

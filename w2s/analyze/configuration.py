@@ -61,11 +61,17 @@ def flat(data: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-def changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The paths at which two flat mappings differ, with both values; ABSENT where there is none."""
-    paths = [*first, *(path for path in second if path not in first)]
-    both = {path: (first.get(path, ABSENT), second.get(path, ABSENT)) for path in paths}
-    return {path: values for path, values in both.items() if not _same(*values)}
+def changed(first: Any, second: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """The paths at which two (nested) mappings differ, with both values; ABSENT where there is none.
+
+    What only one of them has is one change, however much is in it.
+    """
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return {} if _same(first, second) else {path: (first, second)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*first, *(key for key in second if key not in first)]:
+        found |= changed(first.get(key, ABSENT), second.get(key, ABSENT), f"{path}.{key}" if path else str(key))
+    return found
 
 
 class _Absent:

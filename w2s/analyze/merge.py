@@ -10,6 +10,7 @@ that both have, by its digest, counts once. Refuses nothing: what cannot be pool
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -69,9 +70,10 @@ def load(names: Sequence[str | Path], root: Path = Path("results"), progress: Re
     """Read one or several sweeps, each by name, YAML or folder. Raises SpecError for every wrong name at once."""
     folders = locate(names, root)
     parts = []
-    for place, folder in enumerate(folders):
-        progress(f"reading {folder.name}", place, len(folders))
-        parts.append(rows.load(folder, root))
+    for folder in folders:
+        what = f"reading {folder.name}"
+        progress(what, 0, 0)
+        parts.append(rows.load(folder, root, functools.partial(progress, what)))
     return merge(parts, folder_of(folders, root))
 
 
@@ -275,7 +277,7 @@ class _Judge:
             paths = [("recipe",), ("engine", "mixed_precision"), *(("models", name) for name in names[:2])]
             paths += [("methods", name) for name in names[2:]]
         written = [{".".join(path): _at(self.parts[place].raw, path) for path in paths} for place in (a, b)]
-        return _told("written", configuration.changed(*written))
+        return _told("written", configuration.changed(written[0], written[1]))
 
     def notes(self, groups: Mapping[Line, list[list[int]]]) -> list[str]:
         """A sentence for each two sweeps that could not be put together, with what differs in the first line."""

@@ -1,40 +1,53 @@
-"""A sweep's name in, its tables and figures on disk out; a partial sweep renders with what there is.
+"""Names of sweeps in, their tables, figures and report on disk out; a partial sweep renders with what there is.
 
-    results/sweeps/<name>/table.csv      one line per cell, with intervals
-    results/sweeps/<name>/rows.csv       one line per cell and seed
+    results/sweeps/<name>/table.csv           one line per cell, with intervals
+    results/sweeps/<name>/medians.csv         over tasks, where there are several
+    results/sweeps/<name>/rows.csv, rows.parquet    one line per cell and seed
     results/sweeps/<name>/table.md, table.tex
     results/sweeps/<name>/figures/*.png, *.svg
+    results/sweeps/<name>/report.html
 
-Each file is replaced whole, by a rename; figures that are no longer made are removed.
+Several sweeps go together into results/sweeps/<A>+<B>/. Each file is replaced whole, by a rename; what is no longer
+made is removed. Tables are written first: a figure or a report that cannot be made is a problem that is named, and
+costs nothing else. Refuses, before anything is read, names, a baseline, a metric or a size axis that do not fit.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
-import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from w2s.analyze import document, rows, tables
-from w2s.analyze.cells import Cell, aggregate
+from w2s.analyze import document, merge, tables
+from w2s.analyze.cells import METRICS, Cell, aggregate
 from w2s.analyze.document import Document
+from w2s.analyze.merge import Merged, file_name
 from w2s.analyze.rows import Rows
-from w2s.disk import disk_errors
-from w2s.errors import MachineError
+from w2s.disk import disk_errors, read_json
+from w2s.errors import MachineError, SpecError, W2SError
+from w2s.identity import nearest
+from w2s.progress import Report, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from w2s.analyze.report import Picture
+
 FIGURE_FORMATS = ("png", "svg")
+SIZES = ("params", "flops")
+STAGES = ("reading", "intervals", "tables", "figures", "report")  # what is told of progress begins with one of these
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What was written. `problems` names damaged artifacts, which were left out; `unfinished` what is not there yet."""
+    """What was written into `folder`. `problems` names what is damaged and was left out, and what could not be made;
+    `unfinished` what is not there yet."""
 
+    folder: Path
     paths: list[Path]
     rows: Rows
     cells: list[Cell]
@@ -43,56 +56,162 @@ class Rendered:
     unfinished: list[str]
 
     def show(self, console: Console) -> None:
-        """Print the tables, the sentence under them and what is missing."""
+        """Print the tables, the sentences under them, what is missing and what is wrong."""
         from w2s.analyze import terminal
 
-        terminal.show(self.document, console)
+        terminal.show(replace(self.document, problems=self.problems), console)
 
 
-def render(name: str | Path, root: Path = Path("results"), baseline: str | None = None) -> Rendered:
-    """Write a planned sweep's tables and figures.
+def render(
+    names: str | Path | Sequence[str | Path],
+    root: Path = Path("results"),
+    baseline: str | None = None,
+    metric: str = "accuracy",
+    size: str = "params",
+    progress: Report = silent,
+) -> Rendered:
+    """Write the tables, figures and report of a planned sweep, or of several together.
 
-    Raises SpecError for an unknown sweep or baseline, StepError for a damaged plan.json, MachineError where nothing can
-    be written.
+    `metric` is accuracy or auroc, `size` params or flops (the axis of figures). Raises SpecError for what `require`
+    refuses, StepError for a damaged plan.json, MachineError where nothing can be written.
     """
-    found = rows.load(name, Path(root))
-    cells = aggregate(found, baseline)
-    composed = document.compose(found, cells)
-    texts = {
-        "table.csv": tables.cells_csv(cells),
-        "rows.csv": tables.rows_csv(found),
-        "table.md": tables.markdown(composed),
-        "table.tex": tables.latex(composed),
-    }
+    wanted = [names] if isinstance(names, (str, Path)) else list(names)
+    require(wanted, root, baseline, metric, size)
+    found = merge.load(wanted, root, progress)
+    cells = aggregate(found, baseline, lambda done, total: progress("intervals", done, total))
+    progress("tables", 0, 0)
+    composed = composed_of(found, cells, metric)
+    problems: list[str] = []
+    drawn: dict[str, Picture] = {}
     with disk_errors(found.folder):
-        paths = [_replace(found.folder / file, text.encode()) for file, text in texts.items()]
-        paths += _figures(found.folder / "figures", cells)
-    return Rendered(paths, found, cells, composed, composed.problems, composed.unfinished)
+        found.folder.mkdir(parents=True, exist_ok=True)
+        paths = _tables(found, cells, composed)
+        with _made(problems, "figures"):
+            for written, name, picture in _figures(found, cells, metric, size, progress):
+                paths += written
+                drawn[name] = picture
+        _remove_stale(found.folder / "figures", paths)
+        with _made(problems, "report.html"):
+            paths.append(_report(found, cells, composed, drawn, metric, progress))
+        if found.folder / "report.html" not in paths:
+            (found.folder / "report.html").unlink(missing_ok=True)
+    return Rendered(found.folder, paths, found, cells, composed, [*composed.problems, *problems], composed.unfinished)
 
 
-def _figures(folder: Path, cells: list[Cell]) -> list[Path]:
-    from w2s.analyze import plots
+def composed_of(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> Document:
+    """The document of these cells, with what a merge kept apart among its sentences."""
+    composed = document.compose(rows, cells, metric)
+    notes = [document.one_line(note) for note in rows.notes] if isinstance(rows, Merged) else []
+    return replace(composed, sentences=[*composed.sentences, *notes])
 
+
+def require(
+    names: Sequence[str | Path],
+    root: Path,
+    baseline: str | None = None,
+    metric: str = "accuracy",
+    size: str = "params",
+) -> list[Path]:
+    """The folders of the sweeps. Raises SpecError with every problem of a request; reads plans, and no artifact."""
+    problems: list[str] = []
+    folders: list[Path] = []
+    try:
+        folders = merge.locate(names, root)
+    except SpecError as error:
+        problems += error.problems
+    cells = [cell for folder in folders for cell in _planned(folder)]
+    for flag, given, known in (("metric", metric, METRICS), ("size", size, SIZES)):
+        if given not in known:
+            problems.append(f"{flag}: no such {flag} {given!r}{nearest(given, known)}")
+    classes = {str(cell.get("task")): cell.get("n_classes") for cell in cells}
+    if metric == "auroc" and classes and all(isinstance(n, int) and n > 2 for n in classes.values()):
+        several = ", ".join(f"{task} ({n})" for task, n in classes.items())
+        problems.append(
+            f"metric: auroc needs two classes, and every task has more: {document.one_line(several)}; take accuracy"
+        )
+    methods = {str(cell.get("method")) for cell in cells}
+    if baseline is not None and methods and baseline not in methods:
+        problems.append(f"baseline: the sweep has no method {baseline!r}{nearest(baseline, methods)}")
+    if problems:
+        raise SpecError(problems)
+    return folders
+
+
+def _planned(folder: Path) -> list[dict[str, Any]]:
+    """The cells of a plan; none where it is damaged, which reading the sweep tells."""
+    cells = (read_json(folder / "plan.json") or {}).get("cells")
+    return [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+
+
+@contextlib.contextmanager
+def _made(problems: list[str], what: str) -> Iterator[None]:
+    """Inside, something is made that may fail without taking the tables along; a full disk still stops everything."""
+    try:
+        yield
+    except OSError:
+        raise
+    except W2SError as error:
+        problems.append(f"{what}: {error}")
+    except Exception as error:  # a fault of ours or of a library, named instead of hidden
+        problems.append(f"{what}: could not be made: {type(error).__name__}: {document.one_line(str(error))}")
+
+
+def _tables(rows: Rows, cells: list[Cell], composed: Document) -> list[Path]:
+    contents = {
+        "table.csv": tables.cells_csv(cells).encode(),
+        "rows.csv": tables.rows_csv(rows).encode(),
+        "rows.parquet": tables.rows_parquet(rows),
+        "table.md": tables.markdown(composed).encode(),
+        "table.tex": tables.latex(composed).encode(),
+    }
+    if len({cell.task for cell in cells}) > 1:
+        contents["medians.csv"] = tables.medians_csv(cells).encode()
+    else:
+        (rows.folder / "medians.csv").unlink(missing_ok=True)
+    return [_replace(rows.folder / name, content) for name, content in contents.items()]
+
+
+def _figures(
+    rows: Rows, cells: list[Cell], metric: str, size: str, progress: Report
+) -> Iterator[tuple[list[Path], str, Picture]]:
+    """Draw, write and drop one figure after the other; the SVG of each goes along for the report."""
+    from w2s.analyze import figures
+    from w2s.analyze.report import Picture
+
+    folder = rows.folder / "figures"
     if folder.exists() and not folder.is_dir():
         raise MachineError(f"{folder}: a file stands where a folder is needed; move it away")
     folder.mkdir(exist_ok=True)
-    written: list[Path] = []
-    with plots.style():
-        for name, figure in plots.figures(cells).items():
+    progress("figures", 0, 0)
+    with figures.style():
+        for place, drawn in enumerate(figures.figures(rows, cells, metric, size)):
+            progress(f"figures: {drawn.name}", place, 0)
+            images = {}
             for ending in FIGURE_FORMATS:
                 image = io.BytesIO()
-                plots.save(figure, image, ending)
-                written.append(_replace(folder / f"{file_name(name)}.{ending}", image.getvalue()))
-    for stale in folder.iterdir():
-        if stale not in written and stale.is_file():
+                figures.save(drawn.figure, image, ending)
+                images[ending] = image.getvalue()
+            paths = [_replace(folder / f"{file_name(drawn.name)}.{ending}", image) for ending, image in images.items()]
+            yield paths, drawn.name, Picture(images["svg"], drawn.title, drawn.alt)
+
+
+def _report(
+    rows: Rows, cells: list[Cell], composed: Document, drawn: Mapping[str, Picture], metric: str, progress: Report
+) -> Path:
+    from w2s.analyze.report import page
+
+    def told(what: str, done: int, total: int) -> None:
+        progress(f"report: {what}", done, total)
+
+    progress("report", 0, 0)
+    text = page(rows, cells, composed, drawn, metric=metric, progress=told)
+    return _replace(rows.folder / "report.html", text.encode())
+
+
+def _remove_stale(folder: Path, kept: Sequence[Path]) -> None:
+    for stale in folder.iterdir() if folder.is_dir() else ():
+        if stale not in kept and stale.is_file():
             stale.unlink(missing_ok=True)
-    return written
-
-
-def file_name(name: str) -> str:
-    """`name` as a file name that is safe everywhere; different names stay different."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80]
-    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _replace(path: Path, content: bytes) -> Path:

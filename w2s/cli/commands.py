@@ -187,22 +187,64 @@ def status(name: str | None = None, *, results: Path = RESULTS) -> int:
     return 0
 
 
-def results(sweep: str | None = None, *, results: Path = RESULTS) -> int:
-    """Make the tables and figures of a sweep again from what is in the store, and print the table.
+def results(
+    name: Sequence[str] = (),
+    *,
+    baseline: str | None = None,
+    metric: str = "accuracy",
+    size: str = "params",
+    watch: bool = False,
+    every: float | None = None,
+    results: Path = RESULTS,
+) -> int:
+    """Make the tables, figures and report of sweeps again from what is in the store, and print the tables.
+
+    Several sweeps are put together, in results/sweeps/A+B: seeds of runs that were asked the same are pooled, and what
+    was asked otherwise stays apart. docs/results.md says what each number means. The exit code is 1 where an artifact
+    is damaged; it is named and left out.
 
     Arguments:
-      SWEEP                a sweep's name or its YAML file (the sweep that was run last)
+      NAME                 a sweep's name, its YAML file or its folder; may be repeated (the sweep that was run last)
+      --baseline METHOD    what methods are compared with (the sweep's first method)
+      --metric NAME        accuracy or auroc (accuracy)
+      --size WHAT          of models, in figures: params or flops, of training and predicting (params)
+      --watch              again whenever a step is done or has failed, until nothing is to come
+      --every S            seconds between two looks, for --watch (10)
       --results DIR        the results folder (results)
 
     Examples:
       w2s results
-      w2s results quickstart
-      w2s results sweeps/quickstart.yaml
+      w2s results quickstart --metric auroc
+      w2s results quickstart my_sweep --baseline xent --size flops
+      w2s results my_sweep --watch --every 60
     """
-    from w2s.cli import describe
-    from w2s.cli.report import report
+    from w2s.cli import results as asked
 
-    return report(describe.sweep_name(results, sweep), results)
+    return asked.results(name, results, baseline, metric, size, watch, every)
+
+
+def compare(
+    first: str, second: str, *, exact: bool = False, other_results: Path | None = None, results: Path = RESULTS
+) -> int:
+    """Show what changed between two sweeps: cells, what runs were asked, numbers, and where they ran.
+
+    Rows of the same task, models, method, selection and seed are compared; a difference is held against the noise of
+    the test examples where both were measured on the same ones.
+
+    Arguments:
+      FIRST                a sweep's name, its YAML file or its folder
+      SECOND               another one
+      --exact              exit code 1 where any number of a row differs, or a row is in one of them only
+      --results DIR        the results folder (results)
+      --other-results DIR  the results folder of SECOND (the same)
+
+    Examples:
+      w2s compare quickstart my_sweep
+      w2s compare quickstart quickstart --other-results old/results --exact
+    """
+    from w2s.cli import results as asked
+
+    return asked.compare(first, second, results, other_results, exact)
 
 
 def prefetch(yaml: Path, *, set_: Sequence[str] = ()) -> int:
@@ -339,7 +381,7 @@ def doctor(*, results: Path = RESULTS) -> int:
 COMMANDS: dict[str, Command] = {
     command.__name__: command
     for command in (
-        *(run, sweep, plan, status, results, prefetch, tasks, models, show, label, verify, doctor),
+        *(run, sweep, plan, status, results, compare, prefetch, tasks, models, show, label, verify, doctor),
         *(work, cancel, logs),
     )
 }
