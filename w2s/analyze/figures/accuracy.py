@@ -134,7 +134,7 @@ def said_keys(variants: dict[tuple[str, str], str]) -> dict[tuple[str, str], Key
 def supervisors(cells: Sequence[Cell], at: Scale) -> dict[str, Key]:
     """Weak models from small to large, with their sizes."""
     weak = at.models([cell.weak_model for cell in cells])
-    short = names(weak)
+    short = names([name for cell in cells for name in cell.pair])
     return dict(zip(weak, keys([at.named(model, short[model]) for model in weak]), strict=True))
 
 

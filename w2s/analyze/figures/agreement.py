@@ -71,7 +71,7 @@ def _ladder(cells: Sequence[Cell], variants: dict[tuple[str, str], str], at: Sca
         remark = remark.replace(said.INTERVALS, "95 % intervals are in the tables")
     words = Words(f"{title} against student size", remark, list(look.values()), "supervisor")
     axis = lines.Axis("agreement", view=(0.0, 1.0), intervals=fits)
-    return lines.draw(words, panels, 4 if len(panels) > 4 else 2, at, axis)
+    return lines.draw(words, panels, 2 if len(variants) <= 4 else 4, at, axis)
 
 
 def alt(cells: Sequence[Cell]) -> str:

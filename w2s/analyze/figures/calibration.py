@@ -38,6 +38,7 @@ from w2s.analyze.rows import ROLES, Rows
 from w2s.analyze.selection import taken, variant
 
 MOST_PAIRS, MOST_METHODS = 4, 6
+LEAST_COUNT = 10  # predictions in a bin, for its share to be drawn
 PANEL_IN, WIDE_IN, COUNTS_IN = 2.5, 3.8, 0.7
 Bins = NDArray[np.float64]  # (K, 3): examples, sum of their confidence, how many are right
 
@@ -106,12 +107,26 @@ def _figure(cells: Sequence[Cell], drawn: dict[tuple[str, str], list[Curve]], no
     remark = "; ".join([
         f"n = {said.spread([cell.n for cell in cells if cell.n])} test examples, {said.spread(seeds)} "
         f"seed{'' if seeds == [1] else 's'} pooled",
-        "below: predictions of each confidence", *notes,
+        f"bins of fewer than {LEAST_COUNT} predictions are not drawn", "below: how many predictions", *notes,
     ])  # fmt: skip
     key_in = most * (height_in(1, SMALL_PT) + 0.03)
     above = 0.12 + height_in(1 if one_line else 2, TEXT_PT) + key_in
+    labels = [(key.label, "normal") for curves in drawn.values() for key, _, _ in curves]
+    bold = [(word, "bold") for words in heads.values() for word in words]
+    widest = max(
+        *(0.38 + width_in(f"{text}, ECE 0.000", SMALL_PT) for text, _ in labels),
+        *(width_in(text, TEXT_PT, weight) for text, weight in bold),
+    )
     wide = WIDE_IN if columns == 1 else PANEL_IN
-    sizes = Sizes(wide, PANEL_IN + 0.12 + COUNTS_IN, left=0.62, head=above, foot=0.5, last=0.5, between=0.75)
+    sizes = Sizes(
+        wide,
+        PANEL_IN + 0.12 + COUNTS_IN,
+        left=0.62,
+        head=above,
+        foot=0.5,
+        last=0.5,
+        between=max(0.75, widest - wide + 0.2),
+    )
     title = f"{shortened(cells[0].task, 60)}: calibration"
     figure, made = frame(Words(title, remark), -(-len(drawn) // columns), columns, sizes, len(drawn))
     lowest = min(_lowest(curve.bins_K3) for curves in drawn.values() for curve in curves)
@@ -128,9 +143,15 @@ def _figure(cells: Sequence[Cell], drawn: dict[tuple[str, str], list[Curve]], no
     return figure
 
 
+def _drawn(bins_K3: Bins) -> NDArray[np.bool_]:
+    """Bins with enough predictions for a share; where none has, those with any."""
+    enough_K = bins_K3[:, 0] >= LEAST_COUNT
+    return enough_K if enough_K.any() else bins_K3[:, 0] > 0
+
+
 def _lowest(bins_K3: Bins) -> float:
-    """Where the first bin begins that holds anything."""
-    return float(np.flatnonzero(bins_K3[:, 0])[0] / len(bins_K3))
+    """Where the first bin begins that is drawn."""
+    return float(np.flatnonzero(_drawn(bins_K3))[0] / len(bins_K3))
 
 
 def _split(figure: Figure, axes: Axes) -> tuple[Axes, Axes]:
@@ -145,7 +166,7 @@ def _reliability(axes: Axes, curves: Sequence[Curve], lowest: float) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     ends = [lowest]
     for curve in curves:
-        count_K, confidence_K, right_K = curve.bins_K3[curve.bins_K3[:, 0] > 0].T
+        count_K, confidence_K, right_K = curve.bins_K3[_drawn(curve.bins_K3)].T
         x, y = confidence_K / count_K, right_K / count_K
         ends.append(float(y.min()))
         axes.plot(x, y, color=curve.key.colour, linestyle=curve.key.line or "-", linewidth=1.1, zorder=2)

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from w2s.analyze.figures.look import (
     GREY,
+    LINE_HEIGHT,
     SMALL_PT,
     TEXT_PT,
     TITLE_PT,
@@ -154,19 +155,14 @@ def columns_for(methods: int, selections: int) -> int:
     return {1: 1, 2: 2, 3: 3, 4: 2}.get(methods, 3)
 
 
-def head(axes: Axes, text: str, *, apart: bool = False) -> None:
-    """The title of a panel; what is no final model stands apart by its colour and its slant."""
-    width = axes.get_position().width * float(axes.figure.get_figwidth())  # type: ignore[union-attr]  # a Figure here
-    lines = _fitted(text, width)
-    axes.set_title(lines, fontsize=TEXT_PT, color=GREY if apart else "black", style="italic" if apart else "normal")
+class Heads:
+    """The titles of panels, on as many lines as their room takes; nothing of a name is cut off."""
 
+    def __init__(self, texts: Sequence[str], room_in: float) -> None:
+        self.lines = {text: wrapped(text, room_in) for text in texts}
+        self.height_in = 0.1 + height_in(max((len(lines) for lines in self.lines.values()), default=1))
 
-def _fitted(text: str, room_in: float) -> str:
-    """As much of the middle goes as must for a text to fit on a line."""
-    if width_in(text, TEXT_PT) <= room_in:
-        return text
-    for keep in range(len(text) - 1, 4, -1):
-        cut = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
-        if width_in(cut, TEXT_PT) <= room_in:
-            return cut
-    return text[:5]
+    def write(self, axes: Axes, text: str, *, apart: bool = False) -> None:
+        """Above a panel; what is no final model stands apart by its colour and its slant."""
+        title = axes.set_title("\n".join(self.lines[text]), fontsize=TEXT_PT, linespacing=LINE_HEIGHT - 0.15)
+        title.set(color=GREY if apart else "black", style="italic" if apart else "normal")

@@ -19,13 +19,13 @@ from matplotlib.patches import Rectangle
 
 from w2s.analyze.cells import Cell
 from w2s.analyze.figures import said
-from w2s.analyze.figures.frame import Sizes, Words, columns_for, frame, head
+from w2s.analyze.figures.frame import Heads, Sizes, Words, columns_for, frame
 from w2s.analyze.figures.look import GREY, SMALL_PT, height_in, ink_on, names, number, shortened, width_in
 from w2s.analyze.figures.scale import scale
 from w2s.analyze.medians import Median
 from w2s.analyze.sheet import one_line
 
-WIDE_IN, NARROW_IN = 0.62, 0.44  # of a place: few models, many models
+WIDE_IN, WIDEST_IN, NARROW_IN = 0.62, 1.0, 0.44  # of a place: few models, with names below; many models
 HIGH_IN = 0.36
 FEW = 6
 NUMBER_PT, WORD_PT, LEAST_PT = 8.0, 6.5, 5.0
@@ -47,7 +47,7 @@ def of_task(cells: Sequence[Cell], metric: str, size: str) -> Figure:
     """The map of one task."""
     entries = {(*cell.pair, cell.method, cell.selection): _entry(cell, metric) for cell in cells}
     title = f"{shortened(cells[0].task, 60)}: PGR ({said.METRIC_NAMES[metric]}) of each pair"
-    return _figure(cells, entries, title, said.counts(cells), size)
+    return _figure(cells, entries, title, f"{said.counts(cells)}; intervals are in the tables", size)
 
 
 def over_tasks(cells: Sequence[Cell], medians: Sequence[Median], metric: str, size: str) -> Figure:
@@ -84,17 +84,17 @@ def _figure(cells: Sequence[Cell], entries: Mapping[Place, Entry], title: str, r
     weak, students = (at.models([cell.pair[place] for cell in cells]) for place in (0, 1))
     variants = said.variant_names(cells)
     short = names([*weak, *students], 30)
-    wide = WIDE_IN if len(students) <= FEW else NARROW_IN
     methods, selections = (len({key[place] for key in variants}) for place in (0, 1))
     left = 0.3 + max(width_in(short[name], SMALL_PT) for name in weak)
     widest = max(width_in(short[name], SMALL_PT) for name in students)
+    wide = max(WIDE_IN, min(widest + 0.12, WIDEST_IN)) if len(students) <= FEW else NARROW_IN
     level = widest < wide - 0.05  # names that fit side by side stand level, others upright
+    heads = Heads(list(variants.values()), wide * len(students) + 0.1)
     below = 0.1 + (height_in(1, SMALL_PT) if level else widest)
     columns = min(columns_for(methods, selections), len(variants))
-    sizes = Sizes(
-        wide * len(students), HIGH_IN * len(weak), left=left, foot=0.1, last=below + 0.25, between=0.2,
-        right=0.8,
-    )  # fmt: skip
+    last = below + 0.25
+    panel_in = wide * len(students), HIGH_IN * len(weak)
+    sizes = Sizes(*panel_in, left=left, right=0.8, head=heads.height_in, foot=0.1, last=last, between=0.2)
     hatched = any(entry.out for entry in entries.values())
     remark = f"{remark}; hatched: enters no median" if hatched else remark
     figure, made = frame(Words(title, remark), -(-len(variants) // columns), columns, sizes, len(variants))
@@ -106,7 +106,7 @@ def _figure(cells: Sequence[Cell], entries: Mapping[Place, Entry], title: str, r
                 if entry is not None:
                     _place(axes, column, row, entry, ramp, norm, wide)
         _edges(axes, weak, students, short, level)
-        head(axes, name, apart=selection != "final")
+        heads.write(axes, name, apart=selection != "final")
         if number_ % columns:
             axes.set_yticklabels([])
         else:
@@ -139,7 +139,8 @@ def _place(axes: Axes, x: int, y: int, entry: Entry, ramp: Colormap, norm: Norma
         colour = ramp(norm(min(max(entry.value, 0.0), 1.0)))
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
         ink, back = ink_on(colour), None
-    texts = [] if math.isnan(entry.value) else [(number(entry.value, 2), NUMBER_PT)]
+    alone = math.isnan(entry.value) or (entry.out and wide_in < WIDE_IN)  # no room for both
+    texts = [] if alone else [(number(entry.value, 2), NUMBER_PT)]
     words = entry.words
     if words and not texts and " " in words and width_in(words, WORD_PT) > wide_in - 0.06:
         texts = [(word, WORD_PT) for word in words.split()]

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from w2s.analyze.figures import scale as scales
-from w2s.analyze.figures.frame import Sizes, Words, frame, head
-from w2s.analyze.figures.look import DOTTED, GREY, SMALL_PT, Key, few_ticks
+from w2s.analyze.figures.frame import Heads, Sizes, Words, frame
+from w2s.analyze.figures.look import DOTTED, GREY, SMALL_PT, Key, few_ticks, height_in
 from w2s.analyze.figures.scale import Scale
 
 PANEL_IN = (3.1, 2.3)
@@ -77,24 +77,31 @@ def draw(words: Words, panels: Sequence[Panel], columns: int, scale: Scale, axis
     """A figure of panels that share both axes."""
     count = len(set(scale.place.values()))
     width = max(WIDE_IN if columns == 1 else PANEL_IN[0], MODELS_IN * count + 0.4)
+    moved = max(sum(not series.beneath for series in panel.series) for panel in panels)
+    if axis.intervals and scale.nearest() * width < DODGE_IN * moved:
+        scale = scale.even()
     foot = scales.foot_in(scale, width)
     rows = -(-len(panels) // columns)
     inner = foot if scale.by_order else 0.32
+    heads = Heads([panel.head for panel in panels], width)
     sizes = Sizes(
         width,
         PANEL_IN[1] + (0.5 if columns == 1 and rows == 1 else 0.0),
         left=max(0.58, scales.left_in(scale, width)),
+        head=heads.height_in,
         foot=max(inner, foot),
         last=foot + 0.22,
         between=max(0.18, scales.left_in(scale, width)),
     )
     figure, made = frame(words, rows, columns, sizes, len(panels))
     low, high = _reach(panels, axis)
+    said = max(panel.said.count("\n") + 1 if panel.said else 0 for panel in panels)
+    high += (high - low) * said * height_in(1, SMALL_PT) / sizes.height  # such words stand above all points
     for place, (axes, panel) in enumerate(zip(made, panels, strict=True)):
         _panel(axes, panel, scale, axis, width)
         axes.set_ylim(low, high)
         few_ticks(axes.yaxis, 6)
-        head(axes, panel.head, apart=panel.apart)
+        heads.write(axes, panel.head, apart=panel.apart)
         if place % columns:
             axes.set_yticklabels([])
         else:

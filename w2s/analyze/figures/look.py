@@ -109,7 +109,8 @@ def lean(svg: str) -> str:
     svg = re.sub(rf'(?<=["#]){FONT.replace(" ", "")}-?(Bold|Oblique)?-(?=[0-9a-f]+")', _letter, svg)
     svg = re.sub(r'(<use xlink:href="#\w+") transform="translate\(([-\d.]+) 0\)"/>', r'\1 x="\2"/>', svg)
     svg = re.sub(r'(?<=[ "(,\n])-?\d+\.\d{3,}(?=[ "),\n])', _rounded, svg)
-    return re.sub(r">\s+<", "><", svg).replace(" \n", " ")
+    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # of groups, which nobody refers to
+    return re.sub(r"<g>\s*</g>", "", re.sub(r">\s+<", "><", svg)).replace(" \n", " ")
 
 
 def _letter(found: re.Match[str]) -> str:
@@ -156,14 +157,37 @@ def keys(labels: Sequence[str], *, hollow: bool = False) -> list[Key]:
 
 
 def names(texts: Sequence[str], most: int = MOST_LETTERS) -> dict[str, str]:
-    """Users' names as figures write them: on one line, long ones without their middle; different ones stay different
-    (by a number where nothing else helps)."""
+    """Users' names as figures write them: on one line, long ones without what all begin and end with, then without
+    their middle; different ones stay different (by a number where nothing else helps)."""
     texts = list(dict.fromkeys(texts))
+    plain = [one_line(text) for text in texts]
+    if max(map(len, plain), default=0) > most:
+        plain = _without_common(plain)
     for limit in itertools.chain(range(most, 2 * most, 6), [None]):
-        short = [shortened(text, limit) for text in texts]
+        short = [shortened(text, limit) for text in plain]
         if len(set(short)) == len(short):
             return dict(zip(texts, short, strict=True))
     return {text: f"{shortened(text, most)} ({place})" for place, text in enumerate(texts, 1)}
+
+
+def _without_common(texts: Sequence[str]) -> list[str]:
+    """Whole parts that all texts begin with, but the last of these, and likewise at the end, as an ellipsis."""
+    split = [re.split(r"(?<=[-_./@ ])", text) for text in texts]
+    first = _shared(split)
+    last = min(_shared([parts[::-1] for parts in split]), min(map(len, split)) - first)
+    begin, end = max(first - 1, 0), max(last - 1, 0)
+    return [
+        f"{'…' if begin else ''}{''.join(parts[begin : len(parts) - end]).rstrip('-_./@ ')}{'…' if end else ''}"
+        for parts in split
+    ]
+
+
+def _shared(split: Sequence[Sequence[str]]) -> int:
+    """How many parts all begin with; at least one part of each is its own."""
+    if len(split) < 2:
+        return 0
+    alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False))
+    return min(sum(1 for _ in alike), min(map(len, split)) - 1)
 
 
 def shortened(text: str, most: int | None = MOST_LETTERS) -> str:

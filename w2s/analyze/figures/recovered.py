@@ -141,12 +141,17 @@ def _by_supervisor(
     title: str, remark: str, of: str,
 ) -> Figure:  # fmt: skip
     methods = said_keys(variants)
-    panels = []
+    panels, notes = [], []
     for weak, key in look.items():
         own = [one for one in made if one.pair[0] == weak]
+        if not any(one.found.known for one in own):
+            notes.append(f"{key.label}: nothing to draw ({_lost(own).replace(chr(10), ', ')})")
+            continue
         series = [_series(methods[v], [o for o in own if (o.method, o.selection) == v]) for v in variants]
         panels.append(lines.Panel(key.label, series, _lost(own)))
-    words = Words(f"{title}, a panel for each supervisor", _with_open(remark, made), list(methods.values()), "method")
+    words = Words(
+        f"{title}, a panel for each supervisor", _with_open(remark, made), list(methods.values()), "method", notes
+    )
     return lines.draw(words, panels, 3, at, _axis(of, made, True))
 
 

@@ -4,9 +4,10 @@ not known, in the order of the sweep, which the axis then says. No model is left
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
@@ -42,6 +43,18 @@ class Scale:
 
     def distinct(self, among: Sequence[str]) -> int:
         return len({self.place[name] for name in among})
+
+    def even(self) -> Scale:
+        """The same order with equal distances, for series whose intervals would run into each other."""
+        places = sorted(set(self.place.values()))
+        place = {name: float(places.index(at)) for name, at in self.place.items()}
+        return replace(self, place=place, about=f"{self.about}, evenly spaced")
+
+    def nearest(self) -> float:
+        """The smallest distance of two models, as a share of the axis."""
+        places = sorted(set(self.place.values()))
+        low, high = self.ends
+        return min((b - a for a, b in itertools.pairwise(places)), default=high - low) / (high - low)
 
     def named(self, model: str, short: str) -> str:
         """A model's name with its size, where the axis shows sizes."""

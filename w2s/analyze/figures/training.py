@@ -16,15 +16,15 @@ from w2s.analyze import curves
 from w2s.analyze.cells import Cell
 from w2s.analyze.curves import Course, Courses
 from w2s.analyze.figures import said
-from w2s.analyze.figures.frame import Sizes, Words, frame, head
+from w2s.analyze.figures.frame import Sizes, Words, frame
 from w2s.analyze.figures.look import DASHED, DOTTED, GREY, Key, few_ticks, keys, names, shortened
 from w2s.analyze.rows import Rows
 
 MOST_PAIRS, MOST_METHODS, MOST_SEEDS = 4, 6, 5
-THIN = 0.35  # opacity of single seeds
+THIN = 0.45  # opacity of single seeds
 SUPERVISOR = Key("supervisor", GREY, "", DOTTED, width=1.2)
 CEILING = Key("ceiling", "black", "", DASHED, width=1.2)
-CHOSEN = Key("open: taken by weak_val", "black", "o", "", hollow=True)
+CHOSEN = Key("taken by weak_val, each seed", "black", "o", "", hollow=True)
 EVALUATED = {"accuracy_E": "test accuracy", "agreement_E": "agreement with weak labels (val)"}
 
 
@@ -105,7 +105,7 @@ def _pair_head(figure: Figure, axes: Axes, text: str) -> None:
 def _losses(axes: Axes, own: Sequence[Courses], look: dict[str, Key]) -> None:
     for one in own:
         _mean_and_seeds(axes, [(c.step_L, c.loss_L) for c in one.found], look[one.method], look[one.method].marker)
-    head(axes, "training loss")
+    axes.set_title("training loss")
 
 
 def _evaluations(axes: Axes, own: Sequence[Courses], look: dict[str, Key], part: str, cell: Cell | None) -> None:
@@ -121,7 +121,7 @@ def _evaluations(axes: Axes, own: Sequence[Courses], look: dict[str, Key], part:
                 axes.axhline(estimate.value, color=level.colour, linestyle=level.line, linewidth=level.width, zorder=1)
     if not axes.lines:
         axes.text(0.5, 0.5, "not evaluated", transform=axes.transAxes, ha="center", color=GREY)
-    head(axes, EVALUATED[part])
+    axes.set_title(EVALUATED[part])
 
 
 def _chosen(axes: Axes, course: Course, value_E: curves.Floats, key: Key) -> None:
