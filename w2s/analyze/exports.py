@@ -99,15 +99,16 @@ def medians_csv(cells: Sequence[Cell]) -> str:
 
 def _medians(cells: Sequence[Cell], metric: str) -> Iterable[list[Any]]:
     against = {(c.weak_model, c.student_model, c.method, c.selection): c for c in contests(cells, metric)}
+    baselines = {(*cell.pair, cell.method, cell.selection): cell.baseline for cell in cells}
     for m in medians(cells, metric):
         key = (m.weak_model, m.student_model, m.method, m.selection)
         line = [metric, *key, m.weak_params, m.student_params, m.value, m.low, m.high, m.tasks, _reasons(m.left_out)]
-        line += m.accuracy
+        line += [*m.accuracy, baselines[key]]
         c = against.get(key)
-        if c is None:
-            yield [*line, *[None] * 11]
+        if c is None:  # the baseline itself
+            yield [*line, *[None] * 10]
             continue
-        line += [c.baseline, c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
+        line += [c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
         yield [*line, c.sign_p, c.wilcoxon_p, c.t_p, _reasons(c.left_out)]
 
 

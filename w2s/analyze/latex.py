@@ -16,7 +16,7 @@ PREAMBLE = r"""% Needs, in the preamble: \usepackage[T1]{fontenc}
 % \usepackage{booktabs,graphicx,longtable}"""
 LONG = 34  # rows of a table that still fits a page below its caption
 REMARK = 26  # characters
-HEAD = 14
+HEAD = 15
 ARROW = r"$\rightarrow$"
 SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # only what is too wide
 PAGE_PT = 345  # the width of text in the class article, the narrowest in use

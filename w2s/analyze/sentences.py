@@ -114,8 +114,8 @@ def noise(found: Power) -> str:
         return f"With the noise seen here no number of seeds and test examples within reach would show {what}."
     if found.seeds <= found.present_seeds and found.tests <= found.present_tests:
         return f"The noise seen here is small enough to see {what}: {' or '.join(ways)} would do."
-    said = f"The noise seen here would need {', or '.join(ways)}, to see {what}"
-    return said + (f"; more {' or '.join(f'{name} alone' for name in hopeless)} would not do." if hopeless else ".")
+    said = f"The noise seen here would need {', or '.join(ways)}{',' if len(ways) > 1 else ''} to see {what}"
+    return said + (f"; {' or '.join(f'more {name}' for name in hopeless)} alone would not do." if hopeless else ".")
 
 
 def _about(count: float) -> str:

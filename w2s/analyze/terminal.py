@@ -23,7 +23,7 @@ from w2s.analyze.sheet import PAIR, notes_below
 
 MOST_LINES = 60  # of one table
 MOST_MATRICES = 12
-WRAPPED, REMARK = 12, 20  # characters of a reason and of a remark that stay on one line in a narrow table
+WRAPPED, REMARK = 12, 18  # characters of a reason and of a remark that stay on one line in a narrow table
 ELSEWHERE = "table.md, table.csv and report.html"
 
 
