@@ -194,8 +194,7 @@ def _cells(changes: Sequence[CellChange], first: str, second: str, room: int | N
         beyond = "" if not found.known else "beyond noise" if not found.covers(0.0) else "within noise"
         rows.append((f"{change.second - change.first:+.3f}", interval, beyond, f"{change.first:.3f}",
                      f"{change.second:.3f}", str(change.seeds), _cell(change.key)))  # fmt: skip
-    # Names go last: where a terminal is narrow, the end of a line is cut.
-    return _table(
+    return _by_cell(
         ("change", "95 %", "", first, second, "seeds", "cell"), rows, room, ("change", first, second, "seeds")
     )
 
@@ -206,7 +205,7 @@ def _numbers(changes: Sequence[NumberChange], first: str, second: str, room: int
          _number(change.first), _number(change.second), change.column, str(change.seed), _cell(change.key))
         for change in changes
     ]  # fmt: skip
-    return _table(
+    return _by_cell(
         ("change", "", first, second, "number", "seed", "cell"), rows, room, ("change", first, second, "seed")
     )
 
