@@ -118,15 +118,8 @@ def _figure(cells: Sequence[Cell], drawn: dict[tuple[str, str], list[Curve]], no
         *(width_in(text, TEXT_PT, weight) for text, weight in bold),
     )
     wide = WIDE_IN if columns == 1 else PANEL_IN
-    sizes = Sizes(
-        wide,
-        PANEL_IN + 0.12 + COUNTS_IN,
-        left=0.62,
-        head=above,
-        foot=0.5,
-        last=0.5,
-        between=max(0.75, widest - wide + 0.2),
-    )
+    high, between = PANEL_IN + 0.12 + COUNTS_IN, max(0.75, widest - wide + 0.2)
+    sizes = Sizes(wide, high, left=0.62, head=above, foot=0.5, last=0.5, between=between)
     title = f"{shortened(cells[0].task, 60)}: calibration"
     figure, made = frame(Words(title, remark), -(-len(drawn) // columns), columns, sizes, len(drawn))
     lowest = min(_lowest(curve.bins_K3) for curves in drawn.values() for curve in curves)

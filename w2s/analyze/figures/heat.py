@@ -125,6 +125,8 @@ def _edges(axes: Axes, weak: Sequence[str], students: Sequence[str], short: Mapp
     axes.set_yticks(range(len(weak)), [short[name] for name in weak])
     axes.set_xticks(range(len(students)), [short[name] for name in students], rotation=0 if level else 90)
     axes.tick_params(length=0)
+    axes.hlines([row + 0.5 for row in range(len(weak) - 1)], -0.5, len(students) - 0.5, color="white", linewidth=1.2)
+    axes.vlines([row + 0.5 for row in range(len(students) - 1)], -0.5, len(weak) - 0.5, color="white", linewidth=1.2)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -132,13 +134,14 @@ def _edges(axes: Axes, weak: Sequence[str], students: Sequence[str], short: Mapp
 def _place(axes: Axes, x: int, y: int, entry: Entry, ramp: Colormap, norm: Normalize, wide_in: float) -> None:
     corner = (x - 0.5, y - 0.5)
     if entry.out:
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor="0.95", edgecolor="0.80", hatch="///", linewidth=0))
-        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=1.2))
-        ink, back = "0.25", {"facecolor": "0.95", "linewidth": 0, "pad": 0.4}
+        patch = Rectangle(corner, 1, 1, facecolor="0.96", edgecolor="0.86", hatch="///", linewidth=0)
+        ink = "0.15"
     else:
         colour = ramp(norm(min(max(entry.value, 0.0), 1.0)))
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
-        ink, back = ink_on(colour), None
+        patch = Rectangle(corner, 1, 1, facecolor=colour, linewidth=0)
+        ink = ink_on(colour)
+    axes.add_patch(patch)
+    patch.set_clip_on(False)
     alone = math.isnan(entry.value) or (entry.out and wide_in < WIDE_IN)  # no room for both
     texts = [] if alone else [(number(entry.value, 2), NUMBER_PT)]
     words = entry.words
@@ -150,7 +153,7 @@ def _place(axes: Axes, x: int, y: int, entry: Entry, ramp: Colormap, norm: Norma
     for place, (text, size_pt) in enumerate(texts):
         fitted = max(min(size_pt, size_pt * (wide_in - 0.05) / width_in(text, size_pt)), LEAST_PT)
         offset = (place - (len(texts) - 1) / 2) * (0.36 if len(texts) < 3 else 0.3)
-        axes.text(x, y + offset, text, ha="center", va="center_baseline", fontsize=fitted, color=ink, bbox=back)
+        axes.text(x, y + offset, text, ha="center", va="center_baseline", fontsize=fitted, color=ink)
 
 
 def _bar(figure: Figure, beside: Axes, ramp: Colormap, norm: Normalize) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -150,24 +150,26 @@ def _series(axes: Axes, series: Series, scale: Scale, shift: float, axis: Axis) 
     all_y = [*(p.value for p in start), *y]
     layer = 1.0 if series.beneath else 2.0
     axes.plot(all_x, all_y, color=key.colour, linestyle=key.line or "none", linewidth=key.width, zorder=layer)
-    for at, point in zip(x, points, strict=True):
-        if axis.intervals and math.isfinite(point.low) and math.isfinite(point.high):
-            ends = [min(max(end, bottom), top) for end in (point.low, point.high)]
-            look = {"color": "0.72", "linewidth": 3.0} if series.beneath else {"color": key.colour, "linewidth": 1.0}
-            axes.plot([at, at], ends, zorder=layer - 0.5 if series.beneath else layer, solid_capstyle="butt", **look)  # type: ignore[arg-type]  # colour and width
-    for at, value, point in zip(x, y, points, strict=True):
-        if not key.marker:
-            continue
-        outside = "v" if point.value < bottom else "^" if point.value > top else ""
-        open_ = key.hollow or point.hollow or bool(outside)
-        _mark(axes, at, value, outside or key.marker, key, open_)
-    for point in start:
-        _mark(axes, scale.place[point.model], point.value, key.marker, key, True)
+    bars = [(at, p) for at, p in zip(x, points, strict=True) if math.isfinite(p.low) and math.isfinite(p.high)]
+    if axis.intervals and bars:
+        # One broken line for all of them: a tenth of the bytes of as many lines.
+        bar_x = [part for at, _ in bars for part in (at, at, math.nan)]
+        bar_y = [part for _, p in bars for part in (*(min(max(e, bottom), top) for e in (p.low, p.high)), math.nan)]
+        width = 3.0 if series.beneath else 1.0
+        axes.plot(bar_x, bar_y, color="0.72" if series.beneath else key.colour, linewidth=width, zorder=layer - 0.5)
+        axes.lines[-1].set_solid_capstyle("butt")
+    if key.marker:
+        _marks(axes, list(zip(x, y, points, strict=True)), key, (bottom, top))
+        _marks(axes, [(scale.place[p.model], p.value, replace(p, hollow=True)) for p in start], key, (bottom, top))
 
 
-def _mark(axes: Axes, x: float, y: float, marker: str, key: Key, hollow: bool) -> None:
-    face = "white" if hollow else key.colour
-    axes.plot(
-        [x], [y], marker=marker, color=key.colour, markerfacecolor=face, markersize=MARKER_PT, markeredgewidth=1.0,
-        linestyle="none", zorder=4, clip_on=False,
-    )  # fmt: skip
+def _marks(axes: Axes, marks: Sequence[tuple[float, float, Point]], key: Key, view: tuple[float, float]) -> None:
+    """Markers of one series: those of a kind together."""
+    kinds: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    for x, y, point in marks:
+        outside = "v" if point.value < view[0] else "^" if point.value > view[1] else ""
+        hollow = key.hollow or point.hollow or bool(outside)
+        kinds.setdefault((outside or key.marker, hollow), []).append((x, y))
+    for (marker, hollow), places in kinds.items():
+        (drawn,) = axes.plot(*zip(*places, strict=True), marker=marker, linestyle="none", zorder=4, clip_on=False)
+        drawn.set(color=key.colour, markerfacecolor="white" if hollow else key.colour, markersize=MARKER_PT)

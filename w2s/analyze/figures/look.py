@@ -110,7 +110,22 @@ def lean(svg: str) -> str:
     svg = re.sub(r'(<use xlink:href="#\w+") transform="translate\(([-\d.]+) 0\)"/>', r'\1 x="\2"/>', svg)
     svg = re.sub(r'(?<=[ "(,\n])-?\d+\.\d{3,}(?=[ "),\n])', _rounded, svg)
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # of groups, which nobody refers to
-    return re.sub(r"<g>\s*</g>", "", re.sub(r">\s+<", "><", svg)).replace(" \n", " ")
+    return _without_bare_groups(re.sub(r">\s+<", "><", svg)).replace(" \n", " ")
+
+
+def _without_bare_groups(svg: str) -> str:
+    """Without groups that say nothing about what is in them."""
+    kept: list[bool] = []  # of the groups that are open
+    parts = []
+    for part in re.split(r"(<g [^>]*[^/>]>|<g>|<g/>|</g>)", svg):
+        if part in ("<g>", "<g/>"):
+            kept += [False] if part == "<g>" else []
+        elif part == "</g>":
+            parts += [part] if kept.pop() else []
+        else:
+            kept += [True] if part.startswith("<g ") and not part.endswith("/>") else []
+            parts.append(part)
+    return "".join(parts)
 
 
 def _letter(found: re.Match[str]) -> str:
