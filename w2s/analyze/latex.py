@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from w2s.analyze.document import Document, Entry, Line, Models, Sheet, constant
+from w2s.analyze.sheet import ABSENT
 
 PREAMBLE = r"""% Needs, in the preamble: \usepackage[T1]{fontenc}
 % \usepackage{booktabs,graphicx,longtable}"""
 LONG = 34  # rows of a table that still fits a page below its caption
-REMARK = 26  # characters
+REMARK = 18  # characters
 HEAD = 15
 ARROW = r"$\rightarrow$"
 SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # only what is too wide
@@ -156,6 +157,8 @@ def _stack(entry: Entry, small: str = "scriptsize") -> list[str]:
         return [_number(entry.text), rf"{{\{small} {_number(entry.interval)}}}"]
     if entry.number == entry.number:
         return [_number(entry.text)]
+    if entry.text == ABSENT:
+        return ["--"]
     return [escape(text) for text in _wrapped(entry.text)]
 
 
@@ -170,21 +173,28 @@ def _arrows(text: str) -> str:
 
 
 def _width_pt(sheet: Sheet, kept: Sequence[int], digit_pt: float, small_digit_pt: float) -> float:
-    """About the width of the table: letters are taken for digits, and a sign for twice as wide."""
+    """About the width of the table."""
 
     def texts(place: int) -> Iterable[float]:
         for text in textwrap.wrap(sheet.columns[place].head, HEAD, break_long_words=False):
-            yield digit_pt * len(text)
+            yield digit_pt * _digits(text)
         for line in sheet.lines:
             entry = line[place]
             if isinstance(entry, Models):
-                yield digit_pt * max(len(entry.weak), len(entry.student) + 3)
+                yield digit_pt * max(_digits(entry.weak), _digits(entry.student) + 3)
                 continue
             wrapped = [entry.text] if entry.number == entry.number else _wrapped(entry.text)
-            yield digit_pt * max(len(text) + text.count("-") for text in wrapped)
-            yield small_digit_pt * (len(entry.interval) + entry.interval.count("-") + entry.interval.count("+"))
+            yield digit_pt * max(_digits(text) for text in wrapped)
+            yield small_digit_pt * _digits(entry.interval)
 
     return sum(max(texts(place)) + BETWEEN_PT for place in kept)
+
+
+def _digits(text: str) -> float:
+    """How wide a text is, in digits; a minus may be one of mathematics."""
+    return sum(
+        0.6 if c in " .,:;|'()[]ijlft" else 1.7 if c in "mwMW@%+-<" else 1.4 if c.isupper() else 1.0 for c in text
+    )
 
 
 def _wrapped(text: str) -> list[str]:
