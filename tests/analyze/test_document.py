@@ -158,7 +158,7 @@ def test_matrices_are_ordered_by_size_and_have_no_empty_place():
     assert found.about == "xent: PGR on movie, students in columns"
     assert heads(found) == ["Supervisor", "middle", "large"]
     assert texts(found) == [["small", "0.50 [0.25, 0.75]", "0.50 [0.25, 0.75]"], ["middle", "-", "0.50 [0.25, 0.75]"]]
-    assert found.notes == ("-: the sweep does not have this pair.",)
+    assert found.notes == ("A dash: the sweep does not have this pair.",)
     unknown = [sized(*pairs[1]), *cells]  # one of unknown size goes last
     assert heads(of_kind(composed(*unknown[:2]), "matrix")[0]) == ["Supervisor", "large", "middle"]
 

@@ -81,8 +81,8 @@ def test_sentences_stand_below_the_cells_in_markdown():
     assert place["Accuracy and"] < text.index("\n- 1,000 test examples, 3 seeds.\n") < place["Agreement of"]
 
 
-def many(count):
-    return [cell(f"task {i}", notes=("weak at chance",)) for i in range(count)]
+def many(count, *notes):
+    return [cell(f"task {i}", notes=notes) for i in range(count)]
 
 
 def test_a_long_latex_table_goes_over_pages():
@@ -102,9 +102,10 @@ def test_a_long_latex_table_goes_over_pages():
 
 
 @pytest.mark.skipif(which("pdflatex") is None, reason="needs pdflatex: apt-get install texlive-latex-recommended")
-def test_latex_compiles_and_fits_the_page(tmp_path):
-    bad = replace(XENT, task=HOSTILE, method=HOSTILE + "'\"--", weak_model=HOSTILE, notes=(HOSTILE,))
-    (tmp_path / "table.tex").write_text(tables.latex(composed(bad, *GOLDEN, *many(80))), encoding="utf-8")
+@pytest.mark.parametrize("notes", [(), ("weak, student, ceiling at chance",)])
+def test_latex_compiles_and_fits_the_page(tmp_path, notes):
+    bad = replace(XENT, task=HOSTILE, method=HOSTILE + "'\"--", weak_model=HOSTILE, notes=(HOSTILE,)) if notes else XENT
+    (tmp_path / "table.tex").write_text(tables.latex(composed(bad, *GOLDEN, *many(80, *notes))), encoding="utf-8")
     packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,longtable}"
     text = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{table.tex}}\end{{document}}"
     (tmp_path / "page.tex").write_text(text, encoding="utf-8")

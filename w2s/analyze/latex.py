@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from w2s.analyze.document import Document, Entry, Line, Models, Sheet, constant
+from w2s.analyze.document import Document, Entry, Line, Models, Sheet, Value, constant
 from w2s.analyze.sheet import ABSENT
 
 PREAMBLE = r"""% Needs, in the preamble: \usepackage[T1]{fontenc}
@@ -51,9 +51,12 @@ def prose(text: str) -> str:
 
 
 def latex(document: Document) -> str:
-    """The document as LaTeX tables. What is not finished, and problems, stand in comments."""
+    """The document as LaTeX tables, without the matrices of single tasks, which would be too many for a paper. What is
+    not finished, and problems, stand in comments."""
     lines = [PREAMBLE]
     for sheet in document.sheets:
+        if sheet.aside:
+            continue
         # What holds for every table stands below the one that has every cell.
         said = [*sheet.notes, *(document.sentences if sheet.kind == "cells" else [])]
         caption = prose(f"{sheet.about}. {' '.join(said)}".rstrip())
@@ -81,7 +84,13 @@ def _table(sheet: Sheet, caption: str) -> Iterable[str]:
 
 
 def _rows_of(sheet: Sheet, kept: Sequence[int]) -> int:
-    return sum(max(len(_stack(line[place])) for place in kept) for line in sheet.lines)
+    tall = _tall(sheet)
+    return sum(max(len(_stack(line[place], tall)) for place in kept) for line in sheet.lines)
+
+
+def _tall(sheet: Sheet) -> bool:
+    """Intervals have a row of their own, and then students may have it, too."""
+    return any(isinstance(entry, Value) and entry.interval != "" for line in sheet.lines for entry in line)
 
 
 def _parts(sheet: Sheet, kept: Sequence[int]) -> Iterable[list[Line]]:
@@ -137,9 +146,9 @@ def _head(sheet: Sheet, kept: Sequence[int]) -> Iterable[str]:
 
 
 def _body(sheet: Sheet, kept: Sequence[int], small: str) -> Iterable[str]:
-    tall = any(len(_stack(line[place])) > 1 for line in sheet.lines for place in kept)
+    tall = _tall(sheet)
     for line in sheet.lines:
-        yield from _rows([_stack(line[place], small) for place in kept], r"\\[2pt]" if tall else "\\\\")
+        yield from _rows([_stack(line[place], tall, small) for place in kept], r"\\[2pt]" if tall else "\\\\")
 
 
 def _rows(stacks: Sequence[Sequence[str]], end: str) -> Iterable[str]:
@@ -150,9 +159,10 @@ def _rows(stacks: Sequence[Sequence[str]], end: str) -> Iterable[str]:
     yield f"{rows[-1]} {end}"
 
 
-def _stack(entry: Entry, small: str = "scriptsize") -> list[str]:
+def _stack(entry: Entry, tall: bool, small: str = "scriptsize") -> list[str]:
     if isinstance(entry, Models):
-        return [escape(entry.weak), f"{ARROW} {escape(entry.student)}"]
+        names = [escape(entry.weak), f"{ARROW} {escape(entry.student)}"]
+        return names if tall else [" ".join(names)]
     if entry.interval:
         return [_number(entry.text), rf"{{\{small} {_number(entry.interval)}}}"]
     if entry.number == entry.number:
@@ -175,13 +185,16 @@ def _arrows(text: str) -> str:
 def _width_pt(sheet: Sheet, kept: Sequence[int], digit_pt: float, small_digit_pt: float) -> float:
     """About the width of the table."""
 
+    tall = _tall(sheet)
+
     def texts(place: int) -> Iterable[float]:
         for text in textwrap.wrap(sheet.columns[place].head, HEAD, break_long_words=False):
             yield digit_pt * _digits(text)
         for line in sheet.lines:
             entry = line[place]
             if isinstance(entry, Models):
-                yield digit_pt * max(_digits(entry.weak), _digits(entry.student) + 3)
+                weak, student = _digits(entry.weak), _digits(entry.student) + 3
+                yield digit_pt * (max(weak, student) if tall else weak + student)
                 continue
             wrapped = [entry.text] if entry.number == entry.number else _wrapped(entry.text)
             yield digit_pt * max(_digits(text) for text in wrapped)

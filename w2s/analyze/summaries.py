@@ -154,7 +154,7 @@ def _matrix(
 def _explained(sheets: list[Sheet]) -> list[Sheet]:
     """Matrices with the same notes, so that these need stand only once below them."""
     entries = {entry for sheet in sheets for line in sheet.lines for entry in line if isinstance(entry, Value)}
-    notes = [f"{ABSENT}: the sweep does not have this pair."] if Value(ABSENT) in entries else []
+    notes = ["A dash: the sweep does not have this pair."] if Value(ABSENT) in entries else []
     if any(entry.interval.startswith("(") for entry in entries):
         notes.append("(1/2): the median is over one of two tasks, since the other could not enter; and so on.")
     return [replace(sheet, notes=tuple(notes)) for sheet in sheets]
