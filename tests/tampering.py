@@ -1,4 +1,4 @@
-"""Changes to finished artifacts, with a manifest that agrees where more is to be looked at than hashes; counted reads."""
+"""Changes to finished artifacts, with manifests that agree where more than hashes is to be looked at; counted reads."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tampering import counted, measured, reseal, rewrite, write  # type: ignore[import-not-found]
 
+from w2s.analyze import metrics, parallel, reading
 from w2s.analyze.rows import COLUMNS, load
+from w2s.analyze.selection import Taken
+from w2s.analyze.standing import standings
 from w2s.errors import SpecError, StepError
+from w2s.store import Store
 
 
 @pytest.fixture
@@ -310,3 +315,130 @@ def test_a_cell_that_the_steps_do_not_list_is_missing(synthetic):
     frame = load("one", made.root).frame
     assert set(frame["ceiling_status"]) == {"missing"}
     assert frame["student_accuracy"].notna().all()
+
+
+# -- columns, standings and what is handed on -------------------------------------------------------------------------
+
+
+def test_seconds_and_flops_are_what_the_manifests_say(synthetic):
+    made = synthetic(seeds=[0]).fill()
+    (weak,), (ceiling,) = made.digests("weak weak-3l"), made.digests("ceiling")
+    measured(made.store.path("train", weak), wall_s=3.5, flops=2e9)
+    measured(made.store.path("train", ceiling), wall_s="long", flops=-1)
+    frame = load("one", made.root).frame
+    assert frame["weak_seconds"].tolist() == [3.5, 3.5]
+    assert frame["weak_flops"].tolist() == [2e9, 2e9]
+    assert frame[["ceiling_seconds", "ceiling_flops", "student_seconds"]].isna().all(axis=None)
+    assert frame["ceiling_accuracy"].notna().all()
+
+
+def test_the_sweep_its_steps_and_its_store_are_handed_on(synthetic):
+    made = synthetic().fill()
+    rows = load("one", made.root)
+    assert set(rows.frame["sweep"]) == {"one"}
+    assert rows.store.root == made.store.root
+    assert set(rows.steps) == set(rows.standing) == set(made.plan.nodes)
+    (digest,) = made.digests("logconf, seed 1")
+    node = made.plan.nodes[digest]
+    assert rows.steps[digest] == {"kind": "train", "title": node.title, "parents": list(node.parents)}
+    assert rows.raw["seeds"] == [0, 1, 2]
+
+
+def test_pgr_by_auroc_is_recovered_from_the_files(synthetic):
+    made = synthetic().fill()
+    frame = load("one", made.root).frame
+    gap = frame.ceiling_auroc - frame.weak_auroc
+    assert (gap > 0).any()
+    expected = ((frame.student_auroc - frame.weak_auroc) / gap).where(gap > 0)
+    assert np.allclose(frame.pgr_auroc, expected, equal_nan=True)
+    assert set(frame.pgr_auroc_reason[gap > 0]) == {""}
+    assert not np.allclose(frame.pgr_auroc, frame.pgr, equal_nan=True)
+
+
+def test_auroc_of_one_class_is_absent_with_a_reason(synthetic):
+    made = synthetic(seeds=[0]).fill()
+    (data,) = made.digests("data movie")
+    rewrite(made.store.path("materialize", data) / "test.parquet", label=[0] * 200)
+    frame = load("one", made.root).frame
+    assert frame[["weak_auroc", "pgr_auroc"]].isna().all(axis=None)
+    assert set(frame["pgr_auroc_reason"]) == {"AUROC needs examples of both classes"}
+    assert frame["weak_accuracy"].notna().all()
+
+
+def test_a_supervisor_that_is_never_wrong_leaves_no_share_of_errors(synthetic):
+    made = synthetic(seeds=[0], accuracy=lambda node: 3.0).fill()
+    row = load("one", made.root).frame.iloc[0]
+    assert (row.agreement, row.agreement_right) == (1.0, 1.0)
+    assert np.isnan(row.agreement_wrong)
+
+
+def test_agreement_is_that_of_its_definition(synthetic):
+    made = synthetic().fill()
+    rows = load("one", made.root)
+    for _, row in rows.frame.iterrows():
+        student, weak = (rows.test[Taken(row[f"{role}_digest"])] for role in ("student", "weak"))
+        found = metrics.agreement(student.predicted_N, weak.predicted_N, rows.truth[row.data_digest].y_N)
+        assert (row.agreement, row.agreement_right, row.agreement_wrong) == (found.overall, found.right, found.wrong)
+
+
+def test_what_needs_a_damaged_step_and_is_not_there_is_blocked(synthetic):
+    made = synthetic(seeds=[0])
+    made.fill(leave_out=made.digests("logconf, seed 0"))
+    (weak,) = made.digests("weak weak-3l")
+    no_logits(made.store.path("train", weak) / "predictions" / "test.parquet")
+    rows = load("one", made.root)
+    row = rows.frame.set_index("method").loc["logconf"]
+    assert (row.weak_status, row.student_status) == ("damaged", "blocked")
+    assert row.student_reason == "needs weak weak-3l on movie, seed 0, which is damaged"
+    assert rows.unfinished == ["blocked: 1 step (needs weak weak-3l on movie, seed 0, which is damaged)"]
+
+
+def test_standings_list_the_store_and_open_no_manifest(synthetic, monkeypatch):
+    made = synthetic().fill()
+    steps = [
+        {"digest": n.digest, "kind": n.kind, "title": n.title, "parents": list(n.parents)}
+        for n in made.plan.nodes.values()
+    ]
+    monkeypatch.setattr(Store, "manifest", lambda *_: pytest.fail("a manifest was opened"))
+    monkeypatch.setattr(Store, "failure", lambda *_: pytest.fail("a failure was looked for"))
+    assert {state.status for state in standings(steps, made.store).values()} == {"done"}
+
+
+def test_progress_counts_what_is_read(synthetic, monkeypatch):
+    monkeypatch.setattr(reading, "ARTIFACTS_PER_BATCH", 2)
+    made = synthetic().fill()
+    told = []
+    rows = load("one", made.root, progress=lambda *counts: told.append(counts))
+    every = len(rows.test) + len(rows.transfer)
+    assert told[-1] == (every, every)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert len(told) > every // 2
+
+
+def test_many_predictions_are_read_by_other_processes_and_come_to_the_same(synthetic, monkeypatch, counted_reads):
+    made = synthetic().fill()
+    alone = load("one", made.root)
+    shutil.rmtree(made.root / "scores")
+    monkeypatch.setattr(reading, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(reading, "ARTIFACTS_PER_BATCH", 2)
+    monkeypatch.setattr(parallel, "processes", lambda: 2)
+    read = counted_reads()
+    rows = load("one", made.root)
+    assert {name for _, name in read} == {"test.parquet"}  # here, ground truth only
+    assert rows.frame.equals(alone.frame)
+    assert list(rows.test) == list(alone.test)
+
+
+def test_processes_that_cannot_start_leave_the_work_to_this_one(synthetic, monkeypatch):
+    made = synthetic().fill()
+    monkeypatch.setattr(reading, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(parallel, "processes", lambda: 2)
+    monkeypatch.setattr(parallel.sys, "executable", "/bin/false")
+    assert load("one", made.root).frame["pgr"].notna().all()
+
+
+@pytest.mark.parametrize("given", ["quikstart.yaml", "results/sweeps/quikstart", "quikstart/plan.json", "quikstart/"])
+def test_a_path_that_leads_nowhere_offers_the_nearest_name(synthetic, given):
+    made = synthetic(name="quickstart")
+    with pytest.raises(SpecError, match=r"\(did you mean quickstart\?\)"):
+        load(given, made.root)

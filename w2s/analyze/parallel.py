@@ -52,7 +52,7 @@ def processes() -> int:
 
 
 def read(store: Store, batches: Sequence[Batch], number: int) -> Generator[tuple[int, Answers], None, None]:
-    """(place, answers) of batches as so many processes are done with them, in no order; not of what they leave undone."""
+    """(place, answers) of batches as processes are done with them, in no order; not of what they leave undone."""
     shares = [{place: batches[place] for place in range(first, len(batches), number)} for first in range(number)]
     come: queue.Queue[tuple[int, Answers] | None] = queue.Queue(maxsize=4 * number)
     running = [_start() for _ in shares]

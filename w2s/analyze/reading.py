@@ -44,17 +44,16 @@ class Reading:
         self._read = 0
 
     def take(self, wanted: Mapping[Data, Sequence[Wanted]]) -> Answers:
-        """What predictions come to; of what is damaged a message."""
-        answers: Answers = {
-            one: self._known.pop(one) for asked in wanted.values() for one in asked if one in self._known
-        }
+        """What predictions come to, in the order in which they are asked for; of what is damaged a message."""
+        in_order = [one for asked in wanted.values() for one in asked]
+        answers: Answers = {one: self._known.pop(one) for one in in_order if one in self._known}
         left = {data: [one for one in asked if one not in answers] for data, asked in wanted.items()}
         for data, found in self._work(left):
             answers.update(found)
             self._new.setdefault(data, {}).update({w: f for w, f in found.items() if not isinstance(f, str)})
             self._read += len(found)
             self._progress(self._read, self._to_read)
-        return answers
+        return {one: answers[one] for one in in_order}  # not in that of threads and processes
 
     def keep(self, there: Collection[str]) -> None:
         """Keep what was read, for the next time; forget what is kept of train steps that are not `there`."""

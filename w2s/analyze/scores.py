@@ -15,6 +15,7 @@ its place, and what the other had found is read once more. Where nothing can be 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -70,9 +71,7 @@ def keep(file: Path, classes: int, found: Mapping[Wanted, Found], there: Collect
             with pyarrow.parquet.ParquetWriter(
                 part, _schema(classes), compression="zstd", use_dictionary=False, write_page_checksum=True
             ) as writer:
-                for table in _packed(_kept(file, classes, found, there)):
-                    writer.write_table(table)
-                for table in _packed(_tables(found, classes)):
+                for table in _packed(itertools.chain(_kept(file, classes, found, there), _tables(found, classes))):
                     writer.write_table(table)
             sync(part)
             part.rename(file)
