@@ -110,6 +110,10 @@ class Browser:
                     return self._events.pop(place)
             self._events.append(self._next(deadline, " or ".join(methods)))
 
+    def put_back(self, events: list[dict[str, Any]]) -> None:
+        """Events that were looked at and still count."""
+        self._events += events
+
     def taken(self, session: str, *methods: str) -> list[dict[str, Any]]:
         """The events of these kinds that have come so far."""
         found = [e for e in self._events if e.get("sessionId") == session and e.get("method") in methods]
@@ -162,11 +166,18 @@ class Page:
         )
 
     def open(self, path: Path) -> None:
-        """Load a file from disk, and wait for its load event."""
+        """Load a file from disk, and wait for its load event; dialogs on the way are closed, and are complaints."""
         answer = self.call("Page.navigate", url=path.absolute().as_uri())
         if answer.get("errorText"):
             raise BrowserError(f"{path}: {answer['errorText']}")
-        self._browser.event(self._session, "Page.loadEventFired", "Page.javascriptDialogOpening")
+        dialogs = []
+        while True:
+            event = self._browser.event(self._session, "Page.loadEventFired", "Page.javascriptDialogOpening")
+            if event["method"] == "Page.loadEventFired":
+                break
+            dialogs.append(event)
+            self.call("Page.handleJavaScriptDialog", accept=True)
+        self._browser.put_back(dialogs)
 
     def run(self, expression: str) -> Any:
         """The value of an expression in the page, awaited where it is a promise."""

@@ -50,7 +50,11 @@ function draw() {
   const watcher = new IntersectionObserver((entries) => {
     entries.filter((entry) => entry.isIntersecting).forEach((entry) => start(entry.target));
   }, { rootMargin: "800px" });
-  waiting.forEach((figure) => watcher.observe(figure));
+  for (const figure of waiting) {
+    watcher.observe(figure);
+    const button = figure.querySelector("button");
+    button.addEventListener("click", () => button.setAttribute("aria-pressed", String(figure.classList.toggle("wide"))));
+  }
   const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
   const next = () => {
     const [figure] = waiting;

@@ -27,6 +27,7 @@ from w2s.progress import Report, silent
 
 LIMIT_BYTES = 10_000_000
 RUNS_PER_PACK = 50
+FEW_FIGURES = 8  # with more, each task's stand behind a line that opens them
 TEXT_CHARS = 1_000
 SHORT_TEXT_CHARS = 240
 HERE = Path(__file__).parent
@@ -39,6 +40,15 @@ class Picture(NamedTuple):
     svg: bytes
     title: str
     alt: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures that stand together; `pictures` with the names of their packs."""
+
+    title: str
+    closed: bool
+    pictures: list[tuple[str, Picture]]
 
 
 @dataclass(frozen=True)
@@ -78,19 +88,22 @@ def page(
     runs = gather(rows, progress)
     tables = _tables(rows, document, runs, metric)
     pictures = {name: packed_bytes(picture.svg) for name, picture in figures.items()}
-    fixed = sum(map(len, tables.values())) + sum(map(len, pictures.values())) + _room(document)
+    given = _Given(rows, cells, document, metric, runs)
+    shell = _html(given, [], {}, ECONOMIES[-1].said)
+    fixed = len(shell.encode()) + _weight(tables) + _weight(pictures) + sum(_room(*figures[name]) for name in figures)
     for economy in ECONOMIES:
         details = _details(runs, economy)
-        over = fixed + sum(map(len, details.values())) - limit_bytes
+        over = fixed + _weight(details) - limit_bytes
         if over <= 0:
             break
     dropped = _dropped(pictures, over)
     said = list(economy.said)
     if dropped:
         said.append(f"{len(dropped)} of {len(figures)} figures (they are in the folder figures beside this page)")
-    shown = [(name, picture) for name, picture in figures.items() if name not in dropped]
-    packs = {**tables, **{f"figure-{place}": pictures[name] for place, (name, _) in enumerate(shown)}, **details}
-    return _html(rows, cells, document, metric, runs, [picture for _, picture in shown], packs, said)
+    packed_as = {name: f"figure-{place}" for place, name in enumerate(figures) if name not in dropped}
+    packs = {**tables, **{packed_as[name]: pictures[name] for name in packed_as}, **details}
+    groups = _groups([(name, packed_as[name], figures[name]) for name in packed_as])
+    return _html(given, groups, packs, said)
 
 
 def _tables(rows: Rows, document: Document, runs: Runs, metric: str) -> dict[str, str]:
@@ -104,10 +117,14 @@ def _tables(rows: Rows, document: Document, runs: Runs, metric: str) -> dict[str
     }
 
 
-def _room(document: Document) -> int:
-    """Bytes of everything that is neither packed nor foreseen: the page's own files, and sentences."""
-    own = sum(path.stat().st_size for path in HERE.iterdir() if path.suffix in (".html", ".css", ".js"))
-    return own + 3 * sum(map(len, [*document.sentences, *document.unfinished, *document.problems])) + 100_000
+def _weight(packs: Mapping[str, str]) -> int:
+    """Bytes of packs in the page, with the elements around them."""
+    return sum(len(text) + 100 for text in packs.values())
+
+
+def _room(_: bytes, title: str, alt: str) -> int:
+    """Bytes that a figure takes besides its pack, escapes and a place in a list included."""
+    return 400 + 6 * len(title.encode()) + 6 * len(alt.encode())
 
 
 def _details(runs: Runs, economy: Economy) -> dict[str, str]:
@@ -150,19 +167,33 @@ def _dropped(pictures: dict[str, str], over: int) -> set[str]:
     return dropped
 
 
-def _html(
-    rows: Rows,
-    cells: Sequence[Cell],
-    document: Document,
-    metric: str,
-    runs: Runs,
-    pictures: Sequence[Picture],
-    packs: Mapping[str, str],
-    left_out: Sequence[str],
-) -> str:
+def _groups(figures: Sequence[tuple[str, str, Picture]]) -> list[Group]:
+    """All in one group; many by their kind, which stands before the task in a figure's name, and those closed."""
+    if len(figures) <= FEW_FIGURES:
+        return [Group("", False, [(pack, picture) for _, pack, picture in figures])] if figures else []
+    kinds: dict[str, Group] = {}
+    for name, pack, picture in figures:
+        kind, _, task = name.partition("-")
+        title = f"{kind.capitalize()}, task by task" if task else "All tasks"
+        kinds.setdefault(title, Group(title, bool(task), [])).pictures.append((pack, picture))
+    return list(kinds.values())
+
+
+class _Given(NamedTuple):
+    """What the page is about."""
+
+    rows: Rows
+    cells: Sequence[Cell]
+    document: Document
+    metric: str
+    runs: Runs
+
+
+def _html(about: _Given, pictures: Sequence[Group], packs: Mapping[str, str], left_out: Sequence[str]) -> str:
     import jinja2
     from markupsafe import Markup
 
+    rows, cells, document, metric, runs = about
     style = (HERE / "page.css").read_text(encoding="utf-8")
     script = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     given = {"runs": len(runs.order), "perPack": RUNS_PER_PACK, "packs": list(packs)}

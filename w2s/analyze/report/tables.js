@@ -73,7 +73,7 @@ class Table {
 
   // Once up, once down, then the order in which the lines came.
   sortBy(place) {
-    const direction = this.sorted.column === place ? [1, -1, 0][(this.sorted.direction + 2) % 3] : 1;
+    const direction = this.sorted.column === place ? { 0: 1, 1: -1, "-1": 0 }[this.sorted.direction] : 1;
     this.sorted = { column: place, direction };
     this.heads.forEach((head, own) => {
       const how = own === place ? { 1: "ascending", "-1": "descending", 0: "none" }[direction] : "none";
