@@ -60,6 +60,8 @@ def _show(sheet: Sheet, notes: Sequence[str], console: Console) -> None:
     console.print(Text(sheet.about, style="bold"))
     console.print()
     _show_lines(replace(sheet, lines=sheet.lines[:MOST_LINES]), console)
+    if more > 0 or notes:
+        console.print()
     if more > 0:
         console.print(Text(f"{_lines(more)} more in {ELSEWHERE}.", style="italic"))
     for note in notes:
@@ -100,9 +102,9 @@ def _show_blocks(sheet: Sheet, kept: Sequence[int], console: Console) -> None:
     method = pair + 1
     remarks = [place for place in kept if sheet.columns[place].remark]
     inner = [place for place in kept if place >= method and place not in remarks]
-    for block, group in itertools.groupby(sheet.lines, key=lambda line: line[:method]):
-        lines = list(group)
-        console.print(Text("\n" + ": ".join(plain(entry) for entry in block)))
+    blocks = [(block, list(lines)) for block, lines in itertools.groupby(sheet.lines, key=lambda line: line[:method])]
+    for count, (block, lines) in enumerate(blocks):
+        console.print(Text(("\n" if count else "") + ": ".join(plain(entry) for entry in block)))
         console.print(Padding(_table(sheet, lines, inner, 2), (0, 0, 0, 2), expand=False))
         for line in lines:
             for place in remarks:
