@@ -79,8 +79,16 @@ def load(names: Sequence[str | Path], root: Path = Path("results"), progress: Re
 
 def locate(names: Sequence[str | Path], root: Path) -> list[Path]:
     """The folders of the sweeps. Raises SpecError for all that are not there, and for one that is given twice."""
+    folders, problems = looked_up(names, root)
+    if problems:
+        raise SpecError(problems)
+    return folders
+
+
+def looked_up(names: Sequence[str | Path], root: Path) -> tuple[list[Path], list[str]]:
+    """The folders of the sweeps that are there, and what is wrong with the names."""
     folders: list[Path] = []
-    problems: list[str] = []
+    problems = [] if names else ["sweep: none is given; name at least one"]
     for name in names:
         try:
             folder = rows.locate(name, root)[0]
@@ -89,12 +97,9 @@ def locate(names: Sequence[str | Path], root: Path) -> list[Path]:
             continue
         if any(folder.resolve() == other.resolve() for other in folders):
             problems.append(f"sweep: {str(name)!r} is given twice; give it once")
-        folders.append(folder)
-    if not names:
-        problems.append("sweep: none is given; name at least one")
-    if problems:
-        raise SpecError(list(dict.fromkeys(problems)))
-    return folders
+        else:
+            folders.append(folder)
+    return folders, list(dict.fromkeys(problems))
 
 
 def folder_of(folders: Sequence[Path], root: Path) -> Path:

@@ -113,12 +113,7 @@ def require(
     size: str = "params",
 ) -> list[Path]:
     """The folders of the sweeps. Raises SpecError with every problem of a request; reads plans, and no artifact."""
-    problems: list[str] = []
-    folders: list[Path] = []
-    try:
-        folders = merge.locate(names, root)
-    except SpecError as error:
-        problems += error.problems
+    folders, problems = merge.looked_up(names, root)
     cells = [cell for folder in folders for cell in _planned(folder)]
     for flag, given, known in (("metric", metric, METRICS), ("size", size, SIZES)):
         if given not in known:
