@@ -86,6 +86,9 @@ def test_what_follows_from_a_parent_is_told_as_such(two):
     found = compared(*two(models=models))
     told = {(c.role, c.path) for c in found.fields}
     assert told == {("weak", "recipe.lr"), ("student", "its weak")}
+
+
+def test_another_test_set_is_a_field_of_the_data(two):
     sizes = {"weak_train": 40, "transfer": 40, "val": 10, "test": 120}
     found = compared(*two(sizes=sizes))
     assert {(c.role, c.path, c.first, c.second) for c in found.fields if c.role == "data"} == {
@@ -114,7 +117,7 @@ def test_environment_of_finished_steps(two):
     assert "host" not in found.environment
 
 
-def test_numbers_beyond_noise_and_within(two):
+def test_numbers_beyond_noise(two):
     far = compared(*two((better(0.70), better(0.86))))
     student = [c for c in far.numbers if c.column == "student_accuracy"]
     assert len(student) == 3
@@ -125,7 +128,11 @@ def test_numbers_beyond_noise_and_within(two):
     assert cell.seeds == cell.difference.seeds == 3
     assert cell.difference.value == pytest.approx(cell.second - cell.first)
     assert not cell.difference.covers(0.0)
+
+
+def test_numbers_within_noise(two):
     near = compared(*two((better(0.70), better(0.702))))
+    assert near.numbers
     assert not any(c.beyond for c in near.numbers if c.column in ("student_accuracy", "pgr"))
     assert all(cell.difference.covers(0.0) for cell in near.cells)
     assert {c.beyond for c in near.numbers if c.column.endswith(("_ece", "_brier"))} == {None}
@@ -187,7 +194,7 @@ def test_auroc_and_pgr_are_tested_by_their_influence(two):
         for column, (x, y) in shares.items():
             assert x.mean() == pytest.approx(record[f"{column}_a"])
             assert y.mean() == pytest.approx(record[f"{column}_b"])
-        first, second = (stats.Measure(share[None]) for share in shares["student_auroc"])
+        first, second = (stats.Measure(np.stack([share])) for share in shares["student_auroc"] if share is not None)
         assert noise.beyond(record, "student_auroc") == (not stats.difference(second, first).covers(0.0))
 
 

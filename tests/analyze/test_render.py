@@ -340,9 +340,9 @@ def test_the_oracle_is_marked_wherever_it_stands(chosen, sketched, width):
         assert all("oracle" in line for line in marked)
     for name in ("table.md", "table.tex"):
         text = texts[name].splitlines()
-        lines = [place for place, line in enumerate(text) if "oracle" in line and ("|" in line or " & " in line)]
-        assert len(lines) == 2 + 2 + 1  # accuracies, agreement, and the difference of one method
-        assert all("(diagnostic)" in " ".join(text[place : place + 2]) for place in lines)  # LaTeX sets it below
+        places = [place for place, line in enumerate(text) if "oracle" in line and ("|" in line or " & " in line)]
+        assert len(places) == 2 + 2 + 1  # accuracies, agreement, and the difference of one method
+        assert all("(diagnostic)" in " ".join(text[place : place + 2]) for place in places)  # LaTeX sets it below
         assert "a diagnostic and no result" in texts[name]
     said = " ".join(texts["terminal"].split())
     assert said.count("oracle") - 1 == said.count("(diagnostic)") >= 3  # it also stands in the sentence
