@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 560;
-const PLOT = { left: 48, right: 12, top: 10, height: 130, bottom: 24 };
+const PLOT = { left: 54, right: 12, top: 10, height: 130, bottom: 24 };
 
 function drawn(tag, attributes, ...children) {
   const made = document.createElementNS(SVG, tag);

@@ -64,6 +64,14 @@ function draw() {
   idle(next);
 }
 
+// On paper nothing is closed.
+window.addEventListener("beforeprint", () => {
+  for (const closed of overview.querySelectorAll("details:not([open])")) {
+    closed.open = true;
+    window.addEventListener("afterprint", () => { closed.open = false; }, { once: true });
+  }
+});
+
 function showOverview() {
   if (overview.hidden) {
     overview.hidden = false;

@@ -168,14 +168,14 @@ def _dropped(pictures: dict[str, str], over: int) -> set[str]:
 
 
 def _groups(figures: Sequence[tuple[str, str, Picture]]) -> list[Group]:
-    """All in one group; many by their kind, which stands before the task in a figure's name, and those closed."""
+    """All in one group; many by their kind, which stands before the task in a figure's name, and closed."""
     if len(figures) <= FEW_FIGURES:
         return [Group("", False, [(pack, picture) for _, pack, picture in figures])] if figures else []
     kinds: dict[str, Group] = {}
     for name, pack, picture in figures:
         kind, _, task = name.partition("-")
-        title = f"{kind.capitalize()}, task by task" if task else "All tasks"
-        kinds.setdefault(title, Group(title, bool(task), [])).pictures.append((pack, picture))
+        group = kinds.setdefault(kind if task else "", Group(picture.title if task else "", bool(task), []))
+        group.pictures.append((pack, picture))
     return list(kinds.values())
 
 

@@ -78,8 +78,8 @@ function numbers(found) {
 function course(found) {
   if (found.lost) return section("Training", element("p", { class: "notice bad" }, found.lost));
   if (!found.history) return null;
-  const chosen = [...new Set(found.numbers.map((row) => row[1]).filter((step) => step !== null))];
-  const hint = chosen.length ? [element("p", { class: "hint" }, `Dashed: the evaluation that a selection took (step ${chosen.join(", ")}).`)] : [];
+  const chosen = [...new Set(found.numbers.map((row) => row[1]).filter((step) => step !== null))].sort((a, b) => a - b);
+  const hint = chosen.length ? [element("p", { class: "hint" }, `Dashed: the evaluation that a selection took (${chosen.length > 1 ? "steps" : "step"} ${chosen.join(", ")}).`)] : [];
   return section("Training", courses(found.history, chosen), ...hint);
 }
 
