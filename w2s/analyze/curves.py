@@ -103,8 +103,9 @@ def _losses(store: Store, digest: str) -> tuple[Ints, Floats]:
     name = f"history.jsonl of train {digest[:12]}"
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        known = [(int(line["step"]) + 1, float(line["loss"])) for line in lines if "loss" in line]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Lines with "split" are evaluations, which are computed anew.
+        known = [(int(line["step"]) + 1, float(line["loss"])) for line in lines if "split" not in line]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise StepError(f"{name}: damaged ({error!r}); remove the artifact and run the sweep again") from None
     step_L = np.array([step for step, _ in known], dtype=np.int64)
     if not len(step_L) or (np.diff(step_L) <= 0).any():

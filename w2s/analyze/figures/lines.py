@@ -93,6 +93,7 @@ def draw(words: Words, panels: Sequence[Panel], columns: int, scale: Scale, axis
         last=foot + 0.22,
         between=max(0.18, scales.left_in(scale, width)),
     )
+    words = replace(words, notes=[*words.notes, *([scale.note] if scale.note else [])])
     figure, made = frame(words, rows, columns, sizes, len(panels))
     low, high = _reach(panels, axis)
     said = max(panel.said.count("\n") + 1 if panel.said else 0 for panel in panels)

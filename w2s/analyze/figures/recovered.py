@@ -84,11 +84,13 @@ def _figure(cells: Sequence[Cell], made: Sequence[Recovered], at: Scale, title: 
     variants = said.variant_names(cells)
     bars = [] if said.without_interval(one.found for one in made) else [f"{said.INTERVALS}, {CUT}"]
     remark = "; ".join([remark, *bars, "0: the weak model, 1: the ceiling"])
+    left_out = any(one.why for one in made)
     lines_needed = len(said.pairs(cells)) * (len(variants) + 1.5)
     if (at.by_order or at.distinct(students) < FEW) and lines_needed <= dots.MOST_LINES:
         return _dots(made, variants, title, remark, of)
     look = supervisors(cells, at)
     words = f"{title} against student size"
+    remark = f"{remark}; in grey: what is left out" if left_out else remark
     if lines.intervals_fit(len(look)) or len(variants) > lines.MOST_INTERVALS:
         return _by_method(made, variants, look, at, words, remark, of)
     return _by_supervisor(made, variants, look, at, words, remark, of)

@@ -30,6 +30,7 @@ class Scale:
     label: dict[str, str]
     about: str
     by_order: bool
+    note: str = ""  # what readers have to know about the order
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -73,8 +74,9 @@ def scale(cells: Sequence[Cell], size: str) -> Scale:
     order = _order(models, cells)
     unknown = sum(not math.isfinite(number) for number in sizes.values())
     which = "all" if unknown == len(models) else f"{unknown} of {len(models)}"
-    about = f"student, in the order of the sweep ({unit} of {which} models not known)"
-    return Scale({name: float(number) for number, name in enumerate(order)}, names(models, 30), about, True)
+    note = f"{unit} of {which} models are not known: students stand in the order of the sweep"
+    place = {name: float(number) for number, name in enumerate(order)}
+    return Scale(place, names(models, 30), "student", True, note)
 
 
 def _order(models: Sequence[str], cells: Sequence[Cell]) -> list[str]:
