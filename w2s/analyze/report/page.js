@@ -80,7 +80,7 @@ function showOverview() {
     document.title = title;
     window.scrollTo(0, leftAt);
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    if (target && location.hash !== "#runs") target.scrollIntoView();
+    if (target && !(location.hash === "#runs" && leftAt > 0)) target.scrollIntoView();
   }
 }
 

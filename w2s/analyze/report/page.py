@@ -214,8 +214,6 @@ def _html(about: _Given, pictures: Sequence[Group], packs: Mapping[str, str], le
         sweeps=origins.sweeps(rows),
         pictures=pictures,
         left_out=left_out,
-        oracle=any(cell.selection == "oracle" for cell in cells),
-        folder=str(rows.folder),
         # Ours, and compared with their hashes by the browser: escapes would change them.
         style=Markup(style),  # noqa: S704  # the package's own file
         script=Markup(script),  # noqa: S704  # the package's own files

@@ -118,11 +118,13 @@ def _over_pairs(lines: Sequence[_Line], *, over_tasks: bool) -> list[_Line]:
             found.append(_Line("", "", method, selection, math.nan, NONE, "no pair", lost[2:], (math.nan,) * 3))
             continue
         values = [line.value for line in known]
-        what = f"median of {_count(len(known), 'pair')}" + (", each a median over tasks" if over_tasks else "")
-        basis = f"{what}; from {min(values):.2f} to {max(values):.2f}{lost}"
+        basis = f"median of {len(known)} pairs" + (", each a median over tasks" if over_tasks else "")
+        basis += f"; from {min(values):.2f} to {max(values):.2f}"
+        if len(known) == 1:
+            basis = "one pair" + (", its median over tasks" if over_tasks else "")
         # Medians of accuracies would come from different pairs, and not make up this PGR.
         absent = (math.nan, math.nan, math.nan)
-        found.append(_Line("", "", method, selection, median(values), NONE, "", basis, absent, tuple(values)))
+        found.append(_Line("", "", method, selection, median(values), NONE, "", basis + lost, absent, tuple(values)))
     return found
 
 
