@@ -168,7 +168,8 @@ def test_over_tasks_come_first_then_kind_by_kind(synthetic):
     assert [(n.kind, n.task) for n in found.values()][:4] == [
         ("accuracy", ""), ("pgr", ""), ("heat", ""), ("accuracy", "movie"),
     ]  # fmt: skip
-    assert all(named.alt and named.title for named in found.values())
+    assert all(named.alt.startswith(named.task or "Medians over tasks") for named in found.values())
+    assert found["pgr-movie"].title == found["pgr-amazon"].title == "Performance gap recovered (accuracy)"
     assert "2 tasks" in found["accuracy"].figure.texts[0].get_text()
 
 
@@ -433,8 +434,8 @@ def test_series_have_markers_of_their_own():
 
 
 def test_sizes_are_written_as_people_write_them():
-    numbers = [999, 70_426_624, 1_011_781_632, 1_414_647_808, 11_846_072_320, 22_713_216, 3.2e16]
-    assert [short_count(n) for n in numbers] == ["999", "70M", "1.0B", "1.4B", "12B", "23M", "3.2e16"]
+    numbers = [999, 70_426_624, 1_011_781_632, 1_414_647_808, 11_846_072_320, 22_713_216]
+    assert [short_count(n) for n in numbers] == ["999", "70M", "1.0B", "1.4B", "12B", "23M"]
 
 
 def test_long_names_stay_different():

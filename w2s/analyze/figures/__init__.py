@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 
 from w2s.analyze.cells import METRICS, Cell
 from w2s.analyze.figures import accuracy, agreement, calibration, heat, recovered, said, training
-from w2s.analyze.figures.look import PNG_DPI, colours, save, short_count, style
+from w2s.analyze.figures.look import PNG_DPI, colours, save, short_count, shortened, style
 from w2s.analyze.figures.scale import SIZES
 from w2s.analyze.medians import medians
 from w2s.analyze.rows import Rows
-from w2s.analyze.sheet import one_line
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
@@ -34,7 +33,8 @@ __all__ = ["KINDS", "PNG_DPI", "SIZES", "Named", "colours", "figures", "save", "
 
 @dataclass(frozen=True)
 class Named:
-    """A figure, what it is called (`<kind>` or `<kind>-<task>`), and what it shows for those who do not see it."""
+    """A figure, what it is called (`<kind>` or `<kind>-<task>`), what all of its kind show (`title`), and what this one
+    shows for those who do not see it (`alt`)."""
 
     name: str
     title: str
@@ -74,22 +74,24 @@ def _figures(rows: Rows, cells: list[Cell], metric: str, size: str) -> Iterator[
         for task, own in by_task.items():
             made = makers[kind](own)
             if made is not None:
-                yield _named(f"{kind}-{task}", made, kind, task)
+                yield _named(made, kind, task, metric)
 
 
-def _named(name: str, made: tuple[Figure, str], kind: str, task: str) -> Named:
-    """The title is the first text of every figure, on as many lines as it took."""
+def _named(made: tuple[Figure, str], kind: str, task: str, metric: str) -> Named:
     figure, alt = made
-    return Named(name, TITLES[kind], f"{one_line(task) or 'All tasks'}: {alt}", figure, kind, task)
+    of = shortened(task, 60) if task else "Medians over tasks"
+    title = TITLES[kind].format(metric=said.METRIC_NAMES[metric])
+    title = title[0].upper() + title[1:]
+    return Named(f"{kind}-{task}" if task else kind, title, f"{of}: {alt}", figure, kind, task)
 
 
 TITLES = {
-    "accuracy": "Accuracy of weak models, students and ceilings",
-    "pgr": "Performance gap recovered",
-    "heat": "Performance gap recovered by pair",
-    "agreement": "Agreement with the supervisor",
-    "curves": "Training",
-    "calibration": "Calibration",
+    "accuracy": "{metric} of weak models, students and ceilings",
+    "pgr": "performance gap recovered ({metric})",
+    "heat": "performance gap recovered ({metric}) by pair",
+    "agreement": "agreement with the supervisor",
+    "curves": "training of students",
+    "calibration": "calibration",
 }
 
 
@@ -102,12 +104,12 @@ def _over_tasks(cells: list[Cell], metric: str, size: str) -> Iterator[Named]:
     known = [recovered.estimate_of(median) for median in found]
     middle = accuracy.over_tasks(cells, metric, size)
     if middle is not None:
-        yield _named("accuracy", (middle, f"medians of {accuracy.alt(cells, metric)}"), "accuracy", "")
+        yield _named((middle, f"medians of {accuracy.alt(cells, metric)}"), "accuracy", "", metric)
     if any(one.known for one in known):
         alt = recovered.alt(known, "median PGR over tasks")
-        yield _named("pgr", (recovered.over_tasks(cells, found, metric, size), alt), "pgr", "")
+        yield _named((recovered.over_tasks(cells, found, metric, size), alt), "pgr", "", metric)
         if len(said.pairs(cells)) > 1:
-            yield _named("heat", (heat.over_tasks(cells, found, metric, size), alt), "heat", "")
+            yield _named((heat.over_tasks(cells, found, metric, size), alt), "heat", "", metric)
 
 
 def _accuracy(own: list[Cell], metric: str, size: str) -> tuple[Figure, str] | None:

@@ -243,13 +243,16 @@ def wrapped(text: str, room_in: float, size_pt: float = TEXT_PT, weight: str = "
 
 
 def short_count(number: float) -> str:
-    """A count as people write model sizes: 22M, 1.4B; beyond thousands of billions by its power of ten."""
+    """A count as people write model sizes: 22M, 1.4B."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
-            if number >= 10**13:
-                break
             return f"{number / size:.{0 if number >= 9.95 * size else 1}f}{unit}"
-    return f"{number:.0f}" if number < 1000 else f"{number:.1e}".replace("e+", "e")
+    return f"{number:.0f}"
+
+
+def power(number: float) -> str:
+    """A number as people write FLOPs: 3.2e16."""
+    return f"{number:.1e}".replace("e+", "e")
 
 
 def few_ticks(axis: Axis, most: int, *, whole: bool = False) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from matplotlib.axes import Axes
 
 from w2s.analyze.cells import Cell
-from w2s.analyze.figures.look import SMALL_PT, height_in, names, short_count, width_in
+from w2s.analyze.figures.look import SMALL_PT, height_in, names, power, short_count, width_in
 
 SIZES = ("params", "flops")
 ROOM_IN = 0.07  # between two labels of one line
@@ -68,7 +68,8 @@ def scale(cells: Sequence[Cell], size: str) -> Scale:
     sizes = {name: _size(name, cells, size) for name in models}
     unit = "parameters" if size == "params" else "training FLOPs"
     if all(math.isfinite(number) and number > 0 for number in sizes.values()):
-        labels = {name: short_count(number) for name, number in sizes.items()}
+        written = short_count if size == "params" else power
+        labels = {name: written(number) for name, number in sizes.items()}
         place = {name: math.log10(number) for name, number in sizes.items()}
         return Scale(place, labels, f"{unit} of the student", False)
     order = _order(models, cells)
