@@ -21,6 +21,12 @@ seeds: [0, 1]
 SCRIPT = '#!/bin/bash\n#SBATCH --account=x\nexec "$@"\n'
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """However slow this machine is, no command here takes so long that it tells how far it is."""
+    monkeypatch.setattr("w2s.cli.report.QUIET_S", float("inf"))
+
+
 @pytest.fixture
 def ask(capsys):
     """Runs one command: (exit code, what it printed, its complaints)."""

@@ -223,7 +223,8 @@ def test_ctrl_c_ends_watching_as_it_ends_everything(lab, done, monkeypatch):
 # -- progress ------------------------------------------------------------------------------------------------------
 
 
-def test_progress_in_a_log_is_a_line_per_stage_and_one_every_ten_seconds():
+def test_progress_in_a_log_is_a_line_per_stage_and_one_every_ten_seconds(monkeypatch):
+    monkeypatch.setattr(report, "QUIET_S", 2.0)
     clock, stream = Clock(), io.StringIO()
     told = Progress(("reading", "intervals", "figures"), stream, clock)
     told("reading a", 0, 10)
@@ -246,6 +247,7 @@ def test_progress_in_a_log_is_a_line_per_stage_and_one_every_ten_seconds():
 
 def test_progress_on_a_terminal_moves_in_place_and_leaves_nothing(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(report, "QUIET_S", 2.0)
     clock, stream = Clock(), Screen()
     with Progress(("reading", "report"), stream, clock) as told:
         told("reading", 1, 2)
