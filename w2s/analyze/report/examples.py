@@ -8,6 +8,7 @@ worst, the same texts serve many students, and each text is stored once. Shapes:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from w2s.analyze import metrics
 from w2s.analyze.predictions import Truth
-from w2s.analyze.report.packing import number
 from w2s.analyze.rows import Rows
 from w2s.analyze.selection import Taken
 from w2s.errors import StepError
@@ -33,6 +33,16 @@ class Texts:
     order_N: Places  # places of the truth's ids, in the order in which they are considered
     classes: list[str]
     used: dict[int, int] = field(default_factory=dict)  # place of the example -> its number among the texts
+    texts: list[str] = field(default_factory=list)  # by number, once they are read
+    lost: str = ""  # why they could not be read
+
+    def kept(self, shown: Collection[int], most_chars: int) -> dict[str, Any]:
+        """The texts that are shown, cut to so many characters, and how many were cut off; others are empty."""
+        if self.lost:
+            return {"lost": self.lost}
+        texts = [text if number_of in shown else "" for number_of, text in enumerate(self.texts)]
+        cut = [max(0, len(text) - most_chars) for text in texts]
+        return {"classes": self.classes, "texts": [text[:most_chars] for text in texts], "cut": cut}
 
 
 def drawn_order(truth: Truth) -> Places:
@@ -51,7 +61,7 @@ class Disagreements:
 
     def of(self, student: str, supervisor: str, data: str) -> dict[str, Any]:
         """{of: how many disagreements there are, shown: [text, truth, student's class, its p, supervisor's class, its
-        p], n}. Raises StepError where a file is damaged."""
+        p], n}; p in percent. Raises StepError where a file is damaged."""
         truth, test = self.rows.truth[data], self.rows.test
         if data not in self.texts:
             self.texts[data] = Texts(data, drawn_order(truth), _classes(self.rows.store, data))
@@ -70,27 +80,30 @@ class Disagreements:
             found["shown"].append([text, int(truth.y_N[place]), *_verdict(student_C), *_verdict(weak_C)])
         return found
 
-    def stored(self, data: str, most_chars: int) -> dict[str, Any]:
-        """The texts that were used of a data set, cut to so many characters, with how many were cut off.
+    def read_texts(self) -> None:
+        """Read the texts that were used, each data set's file once."""
+        for data, own in self.texts.items():
+            try:
+                own.texts = self._read(data, own)
+            except StepError as error:
+                own.lost = str(error)
 
-        Raises StepError where they cannot be read.
-        """
-        texts, ids = self.texts[data], self.rows.truth[data].ids
+    def _read(self, data: str, own: Texts) -> list[str]:
         table = self.rows.store.read_table("materialize", data, "test.parquet", ["example_id", "text"])
         if "text" not in table.column_names:
             raise StepError(f"test.parquet of materialize {data[:12]}: no column text")
-        wanted = {ids[place]: number_of for place, number_of in texts.used.items()}
-        kept: list[str] = [""] * len(wanted)
+        ids = self.rows.truth[data].ids
+        wanted = {ids[place]: number_of for place, number_of in own.used.items()}
+        kept = [""] * len(wanted)
         for example, text in zip(table["example_id"].to_pylist(), table["text"].to_pylist(), strict=True):
             if example in wanted:
                 kept[wanted[example]] = str(text)
-        cut = [max(0, len(text) - most_chars) for text in kept]
-        return {"classes": texts.classes, "texts": [text[:most_chars] for text in kept], "cut": cut}
+        return kept
 
 
-def _verdict(p_C: NDArray[np.float64]) -> tuple[int, float | int | None]:
+def _verdict(p_C: NDArray[np.float64]) -> tuple[int, int]:
     place = int(p_C.argmax())
-    return place, number(round(float(p_C[place]), 3))
+    return place, round(100 * float(p_C[place]))  # percent
 
 
 def _probabilities(store: Store, digest: str, ids: list[str]) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ def _read(path: Path) -> tuple[list[tuple[int, float]], dict[str, list[tuple[int
 def _averaged(loss: list[tuple[int, float]], points: int) -> Curve:
     edges = sorted({round(len(loss) * place / points) for place in range(points + 1)}) if len(loss) > points else []
     parts = [loss[a:b] for a, b in itertools.pairwise(edges)] if edges else [[one] for one in loss]
-    y = [number(sum(value for _, value in part) / len(part), 4) for part in parts]
+    y = [number(sum(value for _, value in part) / len(part), 3) for part in parts]
     averaged = {"averaged": math.ceil(len(loss) / points)} if edges else {}
     return {"name": "training loss", "panel": "loss", "x": [part[-1][0] for part in parts], "y": y, **averaged}
 

@@ -36,7 +36,8 @@ async function fill() {
 }
 
 async function picture(figure) {
-  const content = await (await inflated(figure.dataset.pack)).arrayBuffer();
+  const [shapes, short] = await Promise.all([unpacked("shapes"), inflated(figure.dataset.pack).then((found) => found.text())]);
+  const content = short.replace(/ d="\{(\d+)\}"/g, (whole, number) => (number in shapes ? ` d="${shapes[number]}"` : whole));
   const image = figure.querySelector("img");
   image.src = URL.createObjectURL(new Blob([content], { type: "image/svg+xml" }));
   await image.decode().catch(() => {});

@@ -20,9 +20,9 @@ from w2s.analyze.cells import Cell
 from w2s.analyze.document import Document
 from w2s.analyze.report import origins, sheets, summary
 from w2s.analyze.report.packing import packed, packed_bytes, script_json
-from w2s.analyze.report.runs import Runs, gather
+from w2s.analyze.report.pictures import shortened
+from w2s.analyze.report.runs import EXAMPLES, Runs, gather
 from w2s.analyze.rows import Rows
-from w2s.errors import StepError
 from w2s.progress import Report, silent
 
 LIMIT_BYTES = 10_000_000
@@ -30,6 +30,7 @@ RUNS_PER_PACK = 50
 FEW_FIGURES = 8  # with more, each task's stand behind a line that opens them
 TEXT_CHARS = 1_000
 SHORT_TEXT_CHARS = 240
+FEW = 6  # examples
 HERE = Path(__file__).parent
 SCRIPTS = ("packs.js", "tables.js", "curves.js", "runs.js", "page.js")
 
@@ -56,7 +57,7 @@ class Economy:
     """What a page leaves out to stay below its limit."""
 
     text_chars: int = TEXT_CHARS
-    examples: bool = True
+    examples: int = EXAMPLES
     histories: bool = True
     said: tuple[str, ...] = ()
 
@@ -65,12 +66,14 @@ LONG_TEXTS = (
     f"the end of texts beyond {SHORT_TEXT_CHARS} characters (all of them: test.parquet of the data's artifacts)"
 )
 NO_EXAMPLES = "examples on which student and supervisor disagree (predictions/test.parquet of the runs' artifacts)"
+FEW_EXAMPLES = f"examples beyond {FEW} for each student (predictions/test.parquet of the runs' artifacts)"
 NO_HISTORIES = "the course of the trainings (history.jsonl of the runs' artifacts)"
 ECONOMIES = (
     Economy(),
     Economy(SHORT_TEXT_CHARS, said=(LONG_TEXTS,)),
-    Economy(examples=False, said=(NO_EXAMPLES,)),
-    Economy(examples=False, histories=False, said=(NO_EXAMPLES, NO_HISTORIES)),
+    Economy(SHORT_TEXT_CHARS, FEW, said=(LONG_TEXTS, FEW_EXAMPLES)),
+    Economy(examples=0, said=(NO_EXAMPLES,)),
+    Economy(examples=0, histories=False, said=(NO_EXAMPLES, NO_HISTORIES)),
 )
 
 
@@ -87,7 +90,10 @@ def page(
     """The report as HTML. `figures` are by name, in the order in which they are shown."""
     runs = gather(rows, progress)
     tables = _tables(rows, document, runs, metric)
-    pictures = {name: packed_bytes(picture.svg) for name, picture in figures.items()}
+    svgs, shapes = shortened({name: picture.svg for name, picture in figures.items()})
+    pictures = {name: packed_bytes(svg.encode()) for name, svg in svgs.items()}
+    if shapes or pictures:
+        tables["shapes"] = packed(shapes)
     given = _Given(rows, cells, document, metric, runs)
     shell = _html(given, [], {}, ECONOMIES[-1].said)
     fixed = len(shell.encode()) + _weight(tables) + _weight(pictures) + sum(_room(*figures[name]) for name in figures)
@@ -129,7 +135,6 @@ def _room(_: bytes, title: str, alt: str) -> int:
 
 def _details(runs: Runs, economy: Economy) -> dict[str, str]:
     """What pages of runs show, in packs of some runs each, and what runs share."""
-    assert runs.disagreements is not None
     found: dict[str, str] = {"shared": packed({"blocks": runs.blocks, "environments": runs.environments})}
     for first in range(0, len(runs.order), RUNS_PER_PACK):
         part: list[dict[str, Any]] = []
@@ -137,23 +142,22 @@ def _details(runs: Runs, economy: Economy) -> dict[str, str]:
             record = dict(runs.records[place])
             if economy.histories and runs.histories[place]:
                 record["history"] = runs.histories[place]
-            if economy.examples and runs.examples[place] is not None:
-                record["disagreements"] = runs.examples[place]
+            if economy.examples and (own := runs.examples[place]) is not None:
+                record["disagreements"] = {**own, "shown": own["shown"][: economy.examples]} if "shown" in own else own
             part.append(record)
         found[f"details-{first // RUNS_PER_PACK}"] = packed(part)
     if economy.examples:
         for data, texts in runs.disagreements.texts.items():
             if texts.used and data in runs.order:
-                found[f"texts-{runs.order.index(data)}"] = packed(_stored(runs, data, economy.text_chars))
+                shown = _shown(runs, data, economy.examples)
+                found[f"texts-{runs.order.index(data)}"] = packed(texts.kept(shown, economy.text_chars))
     return found
 
 
-def _stored(runs: Runs, data: str, chars: int) -> dict[str, Any]:
-    assert runs.disagreements is not None
-    try:
-        return runs.disagreements.stored(data, chars)
-    except StepError as error:
-        return {"lost": str(error)}
+def _shown(runs: Runs, data: str, most: int) -> set[int]:
+    """The numbers of the texts of a data set that some run shows."""
+    own = [found for found, facts in zip(runs.examples, runs.facts, strict=True) if found and facts.data == data]
+    return {example[0] for found in own for example in found.get("shown", [])[:most]}
 
 
 def _dropped(pictures: dict[str, str], over: int) -> set[str]:

@@ -85,7 +85,7 @@ function course(found) {
 
 function verdict(who, name, p, right) {
   return element("p", { class: right ? "verdict right" : "verdict wrong" },
-    element("span", { class: "who" }, who), ` ${name} `, element("span", { class: "p" }, `p = ${decimals(p, 2)}`), right ? " ✓ right" : " ✗ wrong");
+    element("span", { class: "who" }, who), ` ${name} `, element("span", { class: "p" }, `p = ${decimals(p / 100, 2)}`), right ? " ✓ right" : " ✗ wrong");
 }
 
 async function examples(found) {
@@ -127,7 +127,7 @@ function machine(found, shared) {
     ["Peak memory", found.peak_rss_mib === undefined ? null : `${amount(Math.round(found.peak_rss_mib))} MiB`],
     ["Work", [[found.examples, "examples trained on"], [found.tokens, "tokens"], [found.flops, "FLOPs"]]
       .filter(([value]) => value).map(([value, unit]) => `${amount(value)} ${unit}`).join(", ")],
-    ["Folder", found.folder],
+    ["Folder", `${found.folder}/${found.digest.slice(0, 2)}/${found.digest}`],
   ]));
 }
 

@@ -52,6 +52,7 @@ class Facts:
 class Runs:
     """All runs of a report. `records`, `histories` and `examples` are by run, in the order of the plan."""
 
+    disagreements: Disagreements
     order: list[str] = field(default_factory=list)  # digests
     facts: list[Facts] = field(default_factory=list)
     statuses: list[str] = field(default_factory=list)
@@ -60,13 +61,12 @@ class Runs:
     examples: list[dict[str, Any] | None] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
     environments: list[dict[str, Any]] = field(default_factory=list)
-    disagreements: Disagreements | None = None
 
 
 def gather(rows: Rows, progress: Report = silent) -> Runs:
     """Every run of the rows."""
     facts = _facts(rows)
-    runs = Runs(disagreements=Disagreements(rows, EXAMPLES))
+    runs = Runs(Disagreements(rows, EXAMPLES))
     parts = _Parts(runs)
     for digest, step in rows.steps.items():
         status = rows.standing[digest].status if digest in rows.standing else "missing"
@@ -86,6 +86,7 @@ def gather(rows: Rows, progress: Report = silent) -> Runs:
     for done, student in enumerate(students):
         progress("choosing examples", done, len(students))
         runs.examples[student] = _examples(rows, runs, student)
+    runs.disagreements.read_texts()
     return runs
 
 
@@ -184,7 +185,7 @@ def _record(
     if commits:
         record["fetched"] = sorted(commits)
     folder = rows.store.path(kind, digest)
-    record["folder"] = str(folder)
+    record["folder"] = str(folder.parent.parent)  # the rest of it is the digest
     if kind == "materialize":
         record["summary"] = _summary(folder)
         return record, []
@@ -237,7 +238,6 @@ def _summary(folder: Path) -> str:
 
 def _examples(rows: Rows, runs: Runs, student: int) -> dict[str, Any]:
     """The examples of one student, or why there are none."""
-    assert runs.disagreements is not None
     digest, own = runs.order[student], runs.facts[student]
     if own.data not in rows.truth:
         return {"lost": "no ground truth: the test split could not be read"}
