@@ -19,8 +19,16 @@ from w2s.analyze.rows import load
 from w2s.spec import TrainSpec
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\u2028\"'`{{ 7*7 }}"
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><rect width="40" height="20"/></svg>'
-PICTURES = {"accuracy-movie": Picture(SVG, "Accuracy <i>of</i> models", 'weak "below" student')}
+BOX = b"M 0 0 " + b"L 40 0 L 40 20 L 0 20 " * 3 + b"z"  # in both figures
+SVGS = [
+    b'<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="20"><path d="%s" fill="#%s"/></svg>'
+    % (width, BOX, fill)
+    for width, fill in ((40, b"ff0000"), (50, b"0000ff"))
+]
+PICTURES = {
+    "accuracy-movie": Picture(SVGS[0], "Accuracy <i>of</i> models", 'weak "below" student'),
+    "pgr-movie": Picture(SVGS[1], "PGR", "a half"),
+}
 COMMIT = "c0ffee" + "0" * 34
 ENVIRONMENT: dict[str, Any] = {
     "version": "9.9.9",

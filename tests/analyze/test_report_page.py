@@ -17,6 +17,13 @@ FIRST = "#sheets .sheet:first-child"
 SEEDS = "#sheets .sheet:last-child"
 
 
+PIXEL = """((x, y) => [...document.querySelectorAll('figure img')].map((image) => {
+  const context = document.createElement('canvas').getContext('2d');
+  context.drawImage(image, 0, 0);
+  return [...context.getImageData(x, y, 1, 1).data];
+}))"""
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     started = Browser(tmp_path_factory.mktemp("browser"))
@@ -88,9 +95,12 @@ def test_it_opens_from_disk_with_its_summary_tables_and_figures(synthetic, opene
     assert texts(page, ".finding .who") == ["xent", "logconf"]
     assert texts(page, ".finding .legend")[0].startswith("weak 0.")
     assert "Accuracy and performance gap recovered" in texts(page, "#sheets h3")
-    assert page.run("document.querySelector('figure img').naturalWidth") == 40
-    assert page.run("document.querySelector('figure img').alt") == PICTURES["accuracy-movie"].alt
-    assert texts(page, "figcaption") == [PICTURES["accuracy-movie"].title]
+    assert page.run("[...document.querySelectorAll('figure img')].map((image) => image.naturalWidth)") == [40, 50]
+    assert page.run("[...document.querySelectorAll('figure img')].map((image) => image.alt)") == [
+        picture.alt for picture in PICTURES.values()
+    ]
+    assert texts(page, "figcaption") == [picture.title for picture in PICTURES.values()]
+    assert page.run(f"{PIXEL}(20, 10)") == [[255, 0, 0, 255], [0, 0, 255, 255]]
     assert "w2s sweep one.yaml" in texts(page, "#reproduce pre")
     assert len(texts(page, "#index tbody tr")) == 13
 
