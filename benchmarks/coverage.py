@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from w2s.analyze import stats
-from w2s.analyze.stats import Estimate, Measure
+from w2s.analyze.numbers import resamples, stats
+from w2s.analyze.numbers.resamples import Measure
+from w2s.analyze.numbers.stats import Estimate
 
 
 class Condition(NamedTuple):
@@ -51,7 +52,7 @@ CONDITIONS = (
 def experiments(condition: Condition, count: int) -> Iterator[list[np.ndarray]]:
     """Latent margins (S, N) of the four models, positive where right; the same ones at every call."""
     c = condition
-    rng = stats.stream(f"coverage of {c}")
+    rng = resamples.stream(f"coverage of {c}")
     spread = math.sqrt(1 + c.shift**2 + c.noise**2)
     skills = [float(ndtri(accuracy)) * spread for accuracy in c.accuracy]
     for _ in range(count):

@@ -29,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from browser import Browser, install_hint, program  # type: ignore[import-not-found]
 
 from w2s import plan as plans
-from w2s.analyze import figures, rows, stats
-from w2s.analyze.cells import aggregate
-from w2s.analyze.document import compose
+from w2s.analyze import figures
+from w2s.analyze.numbers import resamples
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.reading import rows
 from w2s.analyze.report import Picture, page
+from w2s.analyze.tables.document import compose
 from w2s.disk import file_sha256
 from w2s.outputs import write_predictions
 from w2s.plan import Node, Plan
@@ -151,7 +153,7 @@ def make(results: Path) -> str:
         print(f"{what:36} {now - clock:6.1f} s", flush=True)
         clock = now
 
-    stats.RESAMPLES = 200  # what intervals cost is measured elsewhere
+    resamples.RESAMPLES = 200  # what intervals cost is measured elsewhere
     found = rows.load("big", results)
     lap(f"{len(found.frame):,} rows read")
     cells = aggregate(found)

@@ -133,7 +133,7 @@ def replace(plan: Plan, results: Path, count: int) -> None:
 
 def load(results: Path) -> None:
     """What a process that wants rows does; prints how many predictions it had to read."""
-    from w2s.analyze import rows
+    from w2s.analyze.reading import rows
 
     seen = [(0, 0)]
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tables, figures and report of sweeps in this folder: `python results/aggregate.py NAME ...`, as `w2s results NAME ...`.
+"""Tables, figures and report of sweeps of this folder: `python results/aggregate.py NAME ...`, as `w2s results` does.
 
 Takes the same arguments (`--help` shows them) and works from any folder. In a notebook: `from w2s.analyze import load`.
 """

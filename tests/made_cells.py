@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from w2s.analyze import document
-from w2s.analyze.cells import Cell, Measured
-from w2s.analyze.rows import CELL_KEYS, ROLES
-from w2s.analyze.stats import Estimate, absent
+from w2s.analyze.numbers.cells import Cell, Measured
+from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading.rows import CELL_KEYS, ROLES
+from w2s.analyze.tables import document
 
 
 def estimate(value, half=0.025, seeds=3, n=1000):

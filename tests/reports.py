@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from w2s.analyze.cells import aggregate
-from w2s.analyze.document import compose
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.reading.rows import load
 from w2s.analyze.report import Picture, page
-from w2s.analyze.rows import load
+from w2s.analyze.tables.document import compose
 from w2s.spec import TrainSpec
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\u2028\"'`{{ 7*7 }}"

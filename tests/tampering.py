@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from w2s.analyze import files
+from w2s.analyze.reading import files
 from w2s.disk import file_sha256
 
 

@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from w2s.analyze import stats
-from w2s.analyze.cells import AGREEMENTS, MEASURED, METRICS, aggregate
-from w2s.analyze.predictions import Reader
-from w2s.analyze.rows import load
-from w2s.analyze.selection import Taken
-from w2s.analyze.stats import Measure
+from w2s.analyze.numbers import spread, stats
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.cells import AGREEMENTS, MEASURED, METRICS
+from w2s.analyze.numbers.resamples import Measure
+from w2s.analyze.reading.predictions import Reader
+from w2s.analyze.reading.rows import load
+from w2s.analyze.reading.selection import Taken
 from w2s.errors import SpecError
 from w2s.spec import Weak
 
@@ -245,7 +246,7 @@ def test_p_values_are_corrected_over_tasks(synthetic):
     made = synthetic(tasks=["movie", "amazon", "tweets"], accuracy=wide_gap).fill()
     cells = [cell for cell in cells_of(made) if not cell.is_baseline]
     raw = [cell.accuracy.p for cell in cells]
-    assert [cell.accuracy.p_holm for cell in cells] == stats.holm(raw)
+    assert [cell.accuracy.p_holm for cell in cells] == spread.holm(raw)
     assert [cell.accuracy.p_holm for cell in cells] != raw
     (alone,) = [cell for cell in cells_of(synthetic(folder="alone", accuracy=wide_gap).fill()) if not cell.is_baseline]
     assert alone.accuracy.p_holm == alone.accuracy.p

@@ -9,9 +9,10 @@ import math
 import numpy as np
 import pytest
 
-from w2s.analyze import configuration, rows, stats
-from w2s.analyze.compare import Key, _joined, _Noise, _records, compare
-from w2s.analyze.configuration import ABSENT, changed, flat
+from w2s.analyze.numbers import resamples, stats
+from w2s.analyze.numbers.compare import Key, _joined, _Noise, _records, compare
+from w2s.analyze.reading import configuration, rows
+from w2s.analyze.reading.configuration import ABSENT, changed, flat
 from w2s.spec import TrainSpec, Weak
 
 LOGCONF = Key("movie", "weak-3l", "strong-20l", "logconf", "final")
@@ -194,7 +195,7 @@ def test_auroc_and_pgr_are_tested_by_their_influence(two):
         for column, (x, y) in shares.items():
             assert x.mean() == pytest.approx(record[f"{column}_a"])
             assert y.mean() == pytest.approx(record[f"{column}_b"])
-        first, second = (stats.Measure(np.stack([share])) for share in shares["student_auroc"] if share is not None)
+        first, second = (resamples.Measure(np.stack([share])) for share in shares["student_auroc"] if share is not None)
         assert noise.beyond(record, "student_auroc") == (not stats.difference(second, first).covers(0.0))
 
 

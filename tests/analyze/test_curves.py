@@ -9,10 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from w2s.analyze import curves
-from w2s.analyze.cells import aggregate
-from w2s.analyze.figures import style, training
-from w2s.analyze.rows import load
+from w2s.analyze.figures import curves, style, training
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.reading.rows import load
 
 
 def histories(made, steps=80):

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from made_cells import LOGCONF, XENT, cell, composed, estimate, measured  # type: ignore[import-not-found]
 
-from w2s.analyze import document, rows, sentences, sheet, summaries
-from w2s.analyze.cells import aggregate
-from w2s.analyze.medians import Power
-from w2s.analyze.rows import ROLES
-from w2s.analyze.stats import Estimate, Spread, absent
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.medians import Power
+from w2s.analyze.numbers.spread import Spread
+from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading import rows
+from w2s.analyze.reading.rows import ROLES
+from w2s.analyze.tables import document, sentences, sheet, summaries
 from w2s.errors import SpecError
 
 

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from w2s.analyze import figures
-from w2s.analyze.cells import aggregate
 from w2s.analyze.figures import calibration, colours, look, scale, short_count
 from w2s.analyze.figures.look import ink_on, lean, lightness, names, wrapped
-from w2s.analyze.rows import load
-from w2s.analyze.selection import taken
-from w2s.analyze.stats import absent
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.stats import absent
+from w2s.analyze.reading.rows import load
+from w2s.analyze.reading.selection import taken
 from w2s.errors import SpecError
 
 TWELVE = [

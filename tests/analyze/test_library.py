@@ -13,9 +13,10 @@ import pytest
 
 import w2s
 import w2s.analyze as library
-from w2s.analyze.cells import AGREEMENTS, aggregate
-from w2s.analyze.exports import cells_csv, medians_csv
-from w2s.analyze.rows import COLUMNS
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.cells import AGREEMENTS
+from w2s.analyze.reading.rows import COLUMNS
+from w2s.analyze.tables.exports import cells_csv, medians_csv
 from w2s.cli.arguments import checked
 from w2s.cli.commands import COMMANDS
 from w2s.errors import SpecError
@@ -112,7 +113,7 @@ def test_nothing_run_yet_gives_tables_without_numbers(synthetic):
 
 def test_cells_are_computed_once_for_all_tables(quickstart, monkeypatch):
     """Negative control: another baseline, or rows read again, are computed again."""
-    import w2s.analyze.cells as module
+    import w2s.analyze.numbers.cells as module
 
     calls = []
     monkeypatch.setattr(module, "aggregate", lambda rows, baseline=None: calls.append(1) or aggregate(rows, baseline))

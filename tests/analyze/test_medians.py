@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from w2s.analyze.cells import MEASURED, Cell, Measured
-from w2s.analyze.medians import contests, medians, order_interval, power
-from w2s.analyze.stats import Estimate, Spread, absent
+from w2s.analyze.numbers.cells import MEASURED, Cell, Measured
+from w2s.analyze.numbers.medians import contests, medians, order_interval, power
+from w2s.analyze.numbers.spread import Spread
+from w2s.analyze.numbers.stats import Estimate, absent
 
 NOISE = Spread(examples=0.002, interaction=0.001, between=0.01, seeds=3, n=600)
 

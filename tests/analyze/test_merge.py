@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import pytest
 
-from w2s.analyze import merge, rows
-from w2s.analyze.cells import aggregate
-from w2s.analyze.merge import file_name, folder_of, labels_of
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.reading import merge, rows
+from w2s.analyze.reading.merge import file_name, folder_of, labels_of
 from w2s.errors import SpecError
 from w2s.store import Store
 

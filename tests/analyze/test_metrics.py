@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from w2s.analyze import metrics
+from w2s.analyze.reading import metrics
 from w2s.errors import StepError
 
 

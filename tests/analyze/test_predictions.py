@@ -15,10 +15,10 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 from tampering import counted, reseal, write  # type: ignore[import-not-found]
 
-from w2s.analyze import metrics, parallel
-from w2s.analyze.parallel import Batch, Data
-from w2s.analyze.predictions import Reader, Wanted
-from w2s.analyze.scoring import BINS, rank_type, score
+from w2s.analyze.reading import metrics, parallel
+from w2s.analyze.reading.parallel import Batch, Data
+from w2s.analyze.reading.predictions import Reader, Wanted
+from w2s.analyze.reading.scoring import BINS, rank_type, score
 from w2s.errors import StepError
 
 # Few different values, so that many margins are equal.

@@ -13,7 +13,8 @@ import pandas
 import pytest
 from rich.console import Console
 
-from w2s.analyze import figures, report, rows
+from w2s.analyze import figures, report
+from w2s.analyze.reading import rows
 from w2s.analyze.render import STAGES, render, require
 from w2s.errors import MachineError, SpecError
 from w2s.spec import Weak

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from reports import COMMIT, HOSTILE, contents, enrich, made_page, records  # type: ignore[import-not-found]
 
-from w2s.analyze import merge
-from w2s.analyze.cells import aggregate
-from w2s.analyze.document import compose
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.reading import merge
+from w2s.analyze.reading.rows import load
+from w2s.analyze.reading.selection import Taken
 from w2s.analyze.report import page
 from w2s.analyze.report.examples import drawn_order
 from w2s.analyze.report.history import curves
@@ -23,8 +24,7 @@ from w2s.analyze.report.packing import number, packed, script_json
 from w2s.analyze.report.pictures import shortened
 from w2s.analyze.report.runs import gather
 from w2s.analyze.report.summary import findings
-from w2s.analyze.rows import load
-from w2s.analyze.selection import Taken
+from w2s.analyze.tables.document import compose
 from w2s.errors import StepError
 from w2s.store import Store
 

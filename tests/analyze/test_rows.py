@@ -12,10 +12,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tampering import counted, measured, reseal, rewrite, write  # type: ignore[import-not-found]
 
-from w2s.analyze import metrics, parallel, reading
-from w2s.analyze.rows import COLUMNS, load
-from w2s.analyze.selection import Taken
-from w2s.analyze.standing import standings
+from w2s.analyze.reading import demand as reading
+from w2s.analyze.reading import metrics, parallel
+from w2s.analyze.reading.rows import COLUMNS, load
+from w2s.analyze.reading.selection import Taken
+from w2s.analyze.reading.standing import standings
 from w2s.errors import SpecError, StepError
 from w2s.store import Store
 

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from tampering import counted, measured, write  # type: ignore[import-not-found]
 
-from w2s.analyze import reading, scores
-from w2s.analyze.predictions import Found, Wanted
-from w2s.analyze.rows import load
-from w2s.analyze.scoring import score
-from w2s.analyze.selection import Choice
+from w2s.analyze.reading import demand as reading
+from w2s.analyze.reading import scores
+from w2s.analyze.reading.predictions import Found, Wanted
+from w2s.analyze.reading.rows import load
+from w2s.analyze.reading.scoring import score
+from w2s.analyze.reading.selection import Choice
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tampering import counted, write  # type: ignore[import-not-found]
 
-from w2s.analyze.rows import load
-from w2s.analyze.selection import choose
+from w2s.analyze.reading.rows import load
+from w2s.analyze.reading.selection import choose
 
 ALL = ["final", "weak_val", "oracle"]
 EVERY = 20

@@ -13,9 +13,11 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 import w2s
-from w2s.analyze import stats
-from w2s.analyze.metrics import placements
-from w2s.analyze.stats import Contrasts, Measure, Spread
+from w2s.analyze.numbers import resamples, spread, stats
+from w2s.analyze.numbers.resamples import Measure
+from w2s.analyze.numbers.spread import Spread
+from w2s.analyze.numbers.stats import Contrasts
+from w2s.analyze.reading.metrics import placements
 
 
 def draws(shape, p, seed=0):
@@ -37,13 +39,13 @@ def weights(*numbers):
 def test_one_seed_has_the_binomial_standard_error():
     x = Measure(draws((1, 900), 0.7))
     assert x.deviation_R.std() == pytest.approx(math.sqrt(x.mean * (1 - x.mean) / 900), rel=0.02)
-    assert x.deviation_R.mean() == pytest.approx(0.0, abs=3 * x.deviation_R.std() / math.sqrt(stats.RESAMPLES))
+    assert x.deviation_R.mean() == pytest.approx(0.0, abs=3 * x.deviation_R.std() / math.sqrt(resamples.RESAMPLES))
 
 
 def test_resamples_are_those_of_the_weights_for_indicators_and_for_real_numbers():
     whole, real = draws((3, 200), 0.6), np.random.default_rng(0).normal(0.5, 3.0, (3, 200))
-    weight_RN = stats.example_weights(200, stats.RESAMPLES).astype(np.float64)
-    assert weight_RN.sum(axis=1).tolist() == [200.0] * stats.RESAMPLES
+    weight_RN = resamples.example_weights(200, resamples.RESAMPLES).astype(np.float64)
+    assert weight_RN.sum(axis=1).tolist() == [200.0] * resamples.RESAMPLES
     for x_SN in (whole, real):
         exact_R = weight_RN @ x_SN.mean(axis=0) / 200 - x_SN.mean()
         np.testing.assert_allclose(Measure(x_SN).deviation_R, exact_R, atol=1e-8)
@@ -51,20 +53,20 @@ def test_resamples_are_those_of_the_weights_for_indicators_and_for_real_numbers(
 
 def test_measures_resampled_together_or_alone_are_the_same_digit_by_digit():
     xs = [draws((2, 300), 0.6), draws((2, 300), 0.8, 1), np.random.default_rng(2).normal(size=(2, 300))]
-    together = stats.resampled([Measure(x) for x in xs])
+    together = resamples.resampled([Measure(x) for x in xs])
     for x_SN, deviation_R in zip(xs, together, strict=True):
         np.testing.assert_array_equal(Measure(x_SN).deviation_R, deviation_R)
 
 
 def test_very_many_examples_are_drawn_in_parcels_with_the_same_spread():
-    n = 5 * stats.MAX_WEIGHTED + 7
+    n = 5 * resamples.MAX_WEIGHTED + 7
     a, b = Measure(draws((1, n), 0.6, 1)), Measure(draws((1, n), 0.8, 2))
     assert a.deviation_R.std() == pytest.approx(a.total_N.std() / math.sqrt(n), rel=0.05)
     found = stats.difference(a, b)
     centre, half = (found.low + found.high) / 2, (found.high - found.low) / 2
     assert centre == pytest.approx(found.value, abs=0.1 * half)
     assert half == pytest.approx(1.96 * math.sqrt(Contrasts(a, b).spread(weights(1, -1)).total), rel=0.05)
-    assert stats.example_weights(stats.MAX_WEIGHTED, stats.RESAMPLES).shape[1] == stats.MAX_WEIGHTED
+    assert resamples.example_weights(resamples.MAX_WEIGHTED, resamples.RESAMPLES).shape[1] == resamples.MAX_WEIGHTED
 
 
 def test_the_stream_is_fixed_and_estimates_do_not_depend_on_what_ran_before():
@@ -72,7 +74,7 @@ def test_the_stream_is_fixed_and_estimates_do_not_depend_on_what_ran_before():
     before = stats.mean(Measure(x))
     stats.pgr(Measure(draws((2, 300), 0.5, 1)), Measure(x), Measure(draws((2, 300), 0.9, 2)))
     assert stats.mean(Measure(x)) == before
-    assert stats.stream("a").random() == stats.stream("a").random() != stats.stream("b").random()
+    assert resamples.stream("a").random() == resamples.stream("a").random() != resamples.stream("b").random()
 
 
 # -- variances and quantiles ----------------------------------------------------------------------------------------
@@ -341,17 +343,17 @@ def test_p_of_a_method_against_itself_is_one_and_of_nothing_is_absent():
 
 def test_holm_by_hand():
     """As R's p.adjust(c(0.01, 0.04, 0.03), "holm"); what is absent counts for nothing."""
-    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    found = stats.holm([0.5, math.nan, 0.02])
+    assert spread.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    found = spread.holm([0.5, math.nan, 0.02])
     assert found[::2] == pytest.approx([0.5, 0.04])
     assert math.isnan(found[1])
-    assert stats.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert spread.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
 def test_needed_test_examples_by_the_textbook():
     """n = (z_0.975 + z_0.8)^2 variance / effect^2, where seeds add nothing."""
     noise = Spread(examples=4.0 / 600, interaction=0.0, between=0.0, seeds=3, n=600)
-    found = stats.needed(noise, 0.1, 0.8)
+    found = spread.needed(noise, 0.1, 0.8)
     assert found.tests == pytest.approx(2.8016**2 * 4.0 / 0.01, rel=0.02)
     assert found.seeds == math.inf  # no number of seeds makes up for 600 examples
     assert found.both_tests == pytest.approx(found.tests, rel=0.15)
@@ -360,7 +362,7 @@ def test_needed_test_examples_by_the_textbook():
 
 def test_needed_seeds_show_the_effect_and_one_fewer_does_not():
     noise = Spread(examples=0.0001, interaction=0.0002, between=0.01, seeds=3, n=600)
-    count = int(stats.needed(noise, 0.1, 0.8).seeds)
+    count = int(spread.needed(noise, 0.1, 0.8).seeds)
 
     def shown(seeds):
         spread = noise.at(seeds, 600)
@@ -369,7 +371,7 @@ def test_needed_seeds_show_the_effect_and_one_fewer_does_not():
     assert shown(count)
     assert not shown(count - 1)
     assert 5 < count < 30
-    assert stats.needed(noise, 0.1, 0.8).tests == math.inf
+    assert spread.needed(noise, 0.1, 0.8).tests == math.inf
 
 
 def test_a_spread_elsewhere_is_that_of_the_larger_experiment():
@@ -387,13 +389,13 @@ def test_a_spread_elsewhere_is_that_of_the_larger_experiment():
 # -- shares and absence ---------------------------------------------------------------------------------------------
 
 
-def test_share_within_and_its_absence():
-    hit = Measure(np.array([[True, True, False, False] * 50]))
-    among = Measure(np.array([[True, False, True, False] * 50]))
-    found = stats.share_within(hit, among, "none")
+def test_a_share_and_its_absence():
+    part = Measure(np.array([[True, False, False, False] * 50]))
+    whole = Measure(np.array([[True, False, True, False] * 50]))
+    found = stats.share(part, whole, "none")
     assert found.value == 0.5
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(100), rel=0.05)  # of the 100 marked
-    assert stats.share_within(hit, Measure(np.zeros((1, 200), dtype=bool)), "none there").reason == "none there"
+    assert stats.share(part, Measure(np.zeros((1, 200), dtype=bool)), "none there").reason == "none there"
     assert stats.mean(Measure(np.zeros((0, 5), dtype=bool))).reason == "no seeds"
     assert stats.mean(Measure(np.zeros((2, 0), dtype=bool))).reason == "no test examples"
 
@@ -401,7 +403,7 @@ def test_share_within_and_its_absence():
 def test_a_share_of_a_handful_stays_between_zero_and_one():
     hit, among = np.zeros((1, 100), dtype=bool), np.zeros((1, 100), dtype=bool)
     among[0, :2] = hit[0, 0] = True
-    found = stats.share_within(Measure(hit), Measure(among), "none")
+    found = stats.share(Measure(hit), Measure(among), "none")
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
 
 

@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from made_cells import LOGCONF, XENT, cell, composed, measured  # type: ignore[import-not-found]
 
-from w2s.analyze import document, exports, latex, rows, tables
-from w2s.analyze.cells import Cell, aggregate
-from w2s.analyze.stats import Estimate, absent
+from w2s.analyze import tables
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading import rows
+from w2s.analyze.tables import document, exports, latex
 
 HOSTILE = "a|b*_c_ <i>$x$ & 50% [l](u)\\ {}~^#`\x1b[31m\nnew line"
 CLEAN = "a|b*_c_ <i>$x$ & 50% [l](u)\\ {}~^#` [31m new line"
@@ -207,7 +210,7 @@ def test_every_estimate_of_a_cell_is_exported():
     """A field that is added to Cell or Measured and forgotten here would be lost."""
     from dataclasses import fields
 
-    from w2s.analyze.cells import Measured
+    from w2s.analyze.numbers.cells import Measured
 
     known = set(read(tables.cells_csv([XENT])))
     measures = {field.name for field in fields(Measured)} - {"noise", "p", "p_holm"}

@@ -9,8 +9,8 @@ import pytest
 from made_cells import LOGCONF, XENT, cell, composed, measured  # type: ignore[import-not-found]
 from rich.console import Console
 
-from w2s.analyze import terminal
-from w2s.analyze.stats import absent
+from w2s.analyze.numbers.stats import absent
+from w2s.analyze.tables import terminal
 
 LONG = "a-model-with-a-rather-long-name-0.5b-instruct"
 HOSTILE = "a|b*_c_ <i>$x$ [red]x[/red]\x1b[31m\nnew line"

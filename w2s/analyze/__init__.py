@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-    from w2s.analyze.cells import Cell
-    from w2s.analyze.rows import Rows
-    from w2s.analyze.stats import Estimate
+    from w2s.analyze.numbers.cells import Cell
+    from w2s.analyze.numbers.stats import Estimate
+    from w2s.analyze.reading.rows import Rows
 
 __all__ = ["accuracy", "agreement", "auroc", "cells_of", "differences", "load", "median_pgr", "pgr", "table"]
 
@@ -38,7 +38,7 @@ def load(*names: str | Path, results: str | Path = "results") -> Rows:
     `rows.frame` is a DataFrame with one row per cell and seed; `rows.problems` names artifacts that are damaged and
     were left out, `rows.unfinished` says what is not there yet. Raises SpecError for a name that there is none of.
     """
-    from w2s.analyze import merge
+    from w2s.analyze.reading import merge
 
     return merge.load(names, Path(results))
 
@@ -50,7 +50,7 @@ def cells_of(rows: Rows, baseline: str | None = None) -> list[Cell]:
     """
     global _latest
     if _latest is None or _latest[0]() is not rows or _latest[1] != baseline:  # pgr(rows), accuracy(rows), ...: once
-        from w2s.analyze.cells import aggregate
+        from w2s.analyze.numbers.aggregate import aggregate
 
         _latest = (weakref.ref(rows), baseline, aggregate(rows, baseline))
     return list(_latest[2])
@@ -118,7 +118,7 @@ def median_pgr(rows: Rows, metric: str = "accuracy") -> pandas.DataFrame:
     """
     import pandas
 
-    from w2s.analyze.medians import medians
+    from w2s.analyze.numbers.medians import medians
 
     _require_metric(metric)
     lines = [
@@ -138,8 +138,9 @@ def table(rows: Rows, form: str = "text", metric: str = "accuracy", baseline: st
 
     from rich.console import Console
 
-    from w2s.analyze import tables, terminal
+    from w2s.analyze import tables
     from w2s.analyze.render import composed_of
+    from w2s.analyze.tables import terminal
     from w2s.errors import SpecError
     from w2s.identity import nearest
 
@@ -184,7 +185,7 @@ def _frame(
 
 def _note(selection: str) -> str:
     """What must stand beside every number of the selection."""
-    from w2s.analyze.selection import DIAGNOSTIC
+    from w2s.analyze.reading.selection import DIAGNOSTIC
 
     return DIAGNOSTIC if selection == "oracle" else ""
 
@@ -199,7 +200,7 @@ def _interval(name: str, found: Estimate) -> dict[str, Any]:
 
 
 def _require_metric(metric: str) -> None:
-    from w2s.analyze.cells import METRICS
+    from w2s.analyze.numbers.cells import METRICS
     from w2s.errors import SpecError
     from w2s.identity import nearest
 

@@ -22,11 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s.analyze import document, merge, tables
-from w2s.analyze.cells import METRICS, Cell, aggregate
-from w2s.analyze.document import Document
-from w2s.analyze.merge import Merged, file_name
-from w2s.analyze.rows import Rows
+from w2s.analyze import tables
+from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.reading import merge
+from w2s.analyze.reading.merge import Merged, file_name
+from w2s.analyze.reading.rows import Rows
+from w2s.analyze.tables import document
+from w2s.analyze.tables.document import Document
 from w2s.disk import disk_errors, read_json
 from w2s.errors import MachineError, SpecError, W2SError
 from w2s.identity import nearest
@@ -57,7 +60,7 @@ class Rendered:
 
     def show(self, console: Console) -> None:
         """Print the tables, the sentences under them, what is missing and what is wrong."""
-        from w2s.analyze import terminal
+        from w2s.analyze.tables import terminal
 
         terminal.show(replace(self.document, problems=self.problems), console)
 

@@ -74,8 +74,8 @@ def watch(
 
 def standing(names: Sequence[str | Path], results: Path) -> dict[str, str]:
     """What became of every step of the sweeps, by digest: done, failed, blocked or missing, running ones included."""
-    from w2s.analyze import merge, rows
-    from w2s.analyze.standing import standings
+    from w2s.analyze.reading import merge, rows
+    from w2s.analyze.reading.standing import standings
     from w2s.disk import read_json
     from w2s.store import Store
 

@@ -14,7 +14,7 @@ from w2s.cli import terminal
 from w2s.errors import SpecError
 
 if TYPE_CHECKING:
-    from w2s.analyze.compare import CellChange, Comparison, Key, NumberChange
+    from w2s.analyze.numbers.compare import CellChange, Comparison, Key, NumberChange
 
 EVERY_S = 10.0
 SHOWN = 20  # lines of each part of a comparison
@@ -70,8 +70,8 @@ def compare(first: str, second: str, folder: Path, other: Path | None, exact: bo
 
     `other` is the results folder of the second, where it is not the same one.
     """
-    from w2s.analyze import rows
-    from w2s.analyze.compare import compare as compared
+    from w2s.analyze.numbers.compare import compare as compared
+    from w2s.analyze.reading import rows
     from w2s.cli.report import Progress
 
     folders, problems = [], []
@@ -152,7 +152,7 @@ def _summary(found: Comparison, first: str, second: str) -> list[str]:
 
 def _only(cells: Mapping[Key, Sequence[int]]) -> list[str]:
     """A line for each pair of models, the methods of equal seeds together."""
-    from w2s.analyze.selection import variant
+    from w2s.analyze.reading.selection import variant
 
     together: dict[tuple[str, str], list[str]] = {}
     for key, seeds in cells.items():
@@ -211,7 +211,7 @@ def _numbers(changes: Sequence[NumberChange], first: str, second: str, room: int
 
 
 def _cell(key: Key) -> str:
-    from w2s.analyze.selection import variant
+    from w2s.analyze.reading.selection import variant
 
     return clean(f"{key.task}, {key.weak} -> {key.student}, {variant(key.method, key.selection)}")
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from w2s.analyze.cells import METRICS, Cell
 from w2s.analyze.figures import accuracy, agreement, calibration, heat, recovered, said, training
 from w2s.analyze.figures.look import PNG_DPI, colours, save, short_count, shortened, style
 from w2s.analyze.figures.scale import SIZES
-from w2s.analyze.medians import medians
-from w2s.analyze.rows import Rows
+from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.numbers.medians import medians
+from w2s.analyze.reading.rows import Rows
 from w2s.errors import SpecError
 from w2s.identity import nearest
 

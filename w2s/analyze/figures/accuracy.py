@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from w2s.analyze.cells import Cell, Measured
 from w2s.analyze.figures import dots, lines, said
 from w2s.analyze.figures.frame import Words, columns_for
 from w2s.analyze.figures.look import DASHED, DOTTED, GREY, Key, keys, names, shortened
 from w2s.analyze.figures.scale import Scale, scale
-from w2s.analyze.rows import ROLES
-from w2s.analyze.sheet import one_line
-from w2s.analyze.stats import Estimate, absent
+from w2s.analyze.numbers.cells import Cell, Measured
+from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading.rows import ROLES
+from w2s.analyze.tables.sheet import one_line
 
 WEAK = Key("weak", GREY, "s", "")
 CEILING = Key("ceiling: the student on ground truth", "black", "", DASHED)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from w2s.analyze.cells import Cell
 from w2s.analyze.figures import dots, lines, said
 from w2s.analyze.figures.accuracy import FEW, point, said_keys, supervisors
 from w2s.analyze.figures.frame import Words
 from w2s.analyze.figures.look import names, shortened
 from w2s.analyze.figures.scale import Scale, scale
+from w2s.analyze.numbers.cells import Cell
 
 SIDES = {"agreement_right": "supervisor right", "agreement_wrong": "supervisor wrong"}
 

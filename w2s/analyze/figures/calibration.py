@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from w2s.analyze.cells import Cell
 from w2s.analyze.figures import said
 from w2s.analyze.figures.frame import Sizes, Words, frame, sample
 from w2s.analyze.figures.look import (
@@ -34,8 +33,9 @@ from w2s.analyze.figures.look import (
     width_in,
 )
 from w2s.analyze.figures.training import spaced
-from w2s.analyze.rows import ROLES, Rows
-from w2s.analyze.selection import taken, variant
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.reading.rows import ROLES, Rows
+from w2s.analyze.reading.selection import taken, variant
 
 MOST_PAIRS, MOST_METHODS = 4, 6
 LEAST_COUNT = 10  # predictions in a bin, for its share to be drawn

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from w2s.analyze.figures.frame import Sizes, Words, frame
 from w2s.analyze.figures.look import DOTTED, FAINT, GREY, SMALL_PT, TEXT_PT, Key, bracket, few_ticks, number, width_in
 from w2s.analyze.figures.said import label
-from w2s.analyze.stats import Estimate
+from w2s.analyze.numbers.stats import Estimate
 
 LINE_IN = 0.25
 GAP = 0.5  # of a line, between blocks

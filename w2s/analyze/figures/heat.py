@@ -17,13 +17,13 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from w2s.analyze.cells import Cell
 from w2s.analyze.figures import said
 from w2s.analyze.figures.frame import Heads, Sizes, Words, columns_for, frame
 from w2s.analyze.figures.look import GREY, SMALL_PT, height_in, ink_on, names, number, shortened, width_in
 from w2s.analyze.figures.scale import scale
-from w2s.analyze.medians import Median
-from w2s.analyze.sheet import one_line
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.medians import Median
+from w2s.analyze.tables.sheet import one_line
 
 WIDE_IN, WIDEST_IN, NARROW_IN = 0.62, 1.0, 0.44  # of a place: few models, with names below; many models
 HIGH_IN = 0.36

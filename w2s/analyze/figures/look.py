@@ -29,7 +29,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
-from w2s.analyze.sheet import one_line
+from w2s.analyze.tables.sheet import one_line
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same figure on every machine
 TEXT_PT, SMALL_PT, TITLE_PT = 8.5, 7.5, 10.0

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from w2s.analyze.cells import Cell
 from w2s.analyze.figures import dots, lines, said
 from w2s.analyze.figures.accuracy import FEW, said_keys, supervisors
 from w2s.analyze.figures.frame import Words, columns_for
 from w2s.analyze.figures.look import Key, names, shortened
 from w2s.analyze.figures.scale import Scale, scale
-from w2s.analyze.medians import Median
-from w2s.analyze.sheet import one_line
-from w2s.analyze.stats import Estimate, absent
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.medians import Median
+from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.tables.sheet import one_line
 
 VIEW = (-1.0, 2.0)  # an interval may reach far beyond; it is cut here, and its numbers stand in the tables
 CUT = f"cut at {VIEW[0]:g} and {VIEW[1]:g}"

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from w2s.analyze.cells import Cell
 from w2s.analyze.figures.look import names
-from w2s.analyze.selection import SELECTIONS, variant
-from w2s.analyze.sheet import one_line
-from w2s.analyze.stats import Estimate
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.stats import Estimate
+from w2s.analyze.reading.selection import SELECTIONS, variant
+from w2s.analyze.tables.sheet import one_line
 
 T = TypeVar("T")
 METRIC_NAMES = {"accuracy": "accuracy", "auroc": "AUROC"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
-from w2s.analyze.cells import Cell
 from w2s.analyze.figures.look import SMALL_PT, height_in, names, power, short_count, width_in
+from w2s.analyze.numbers.cells import Cell
 
 SIZES = ("params", "flops")
 ROOM_IN = 0.07  # between two labels of one line

@@ -12,13 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from w2s.analyze import curves
-from w2s.analyze.cells import Cell
-from w2s.analyze.curves import Course, Courses
-from w2s.analyze.figures import said
+from w2s.analyze.figures import curves, said
+from w2s.analyze.figures.curves import Course, Courses
 from w2s.analyze.figures.frame import Sizes, Words, frame
 from w2s.analyze.figures.look import DASHED, DOTTED, GREY, Key, few_ticks, keys, names, shortened
-from w2s.analyze.rows import Rows
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.reading.rows import Rows
 
 MOST_PAIRS, MOST_METHODS, MOST_SEEDS = 4, 6, 5
 THIN = 0.45  # opacity of single seeds

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze import metrics
-from w2s.analyze.predictions import Truth
-from w2s.analyze.rows import Rows
-from w2s.analyze.selection import Taken
+from w2s.analyze.reading import metrics
+from w2s.analyze.reading.predictions import Truth
+from w2s.analyze.reading.rows import Rows
+from w2s.analyze.reading.selection import Taken
 from w2s.errors import StepError
 from w2s.store import Store
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from w2s.analyze.reading.rows import Rows
 from w2s.analyze.report.runs import Runs
-from w2s.analyze.rows import Rows
 
 MANY = 12
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from w2s.analyze.cells import Cell
-from w2s.analyze.document import Document
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.reading.rows import Rows
 from w2s.analyze.report import origins, sheets, summary
 from w2s.analyze.report.packing import packed, packed_bytes, script_json
 from w2s.analyze.report.pictures import shortened
 from w2s.analyze.report.runs import EXAMPLES, Runs, gather
-from w2s.analyze.rows import Rows
+from w2s.analyze.tables.document import Document
 from w2s.progress import Report, silent
 
 LIMIT_BYTES = 10_000_000

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from w2s.analyze.reading.rows import ROLES, Rows
+from w2s.analyze.reading.selection import Taken
 from w2s.analyze.report.examples import Disagreements
 from w2s.analyze.report.history import Curve, curves
 from w2s.analyze.report.packing import number
-from w2s.analyze.rows import ROLES, Rows
-from w2s.analyze.selection import Taken
 from w2s.errors import StepError
 from w2s.progress import Report, silent
 

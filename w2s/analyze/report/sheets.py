@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from w2s.analyze.reading.rows import ROLES, Rows
+from w2s.analyze.reading.selection import variant
 from w2s.analyze.report.packing import number
 from w2s.analyze.report.runs import Runs
-from w2s.analyze.rows import ROLES, Rows
-from w2s.analyze.selection import variant
-from w2s.analyze.sheet import ABSENT, Models, Sheet, Value, constant
+from w2s.analyze.tables.sheet import ABSENT, Models, Sheet, Value, constant
 
 Table = dict[str, Any]
 CHOICES = ("Task", "Method", "Role", "Status", "Weak → student", "Selection", "Sweep")  # offered as a menu

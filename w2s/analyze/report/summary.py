@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from w2s.analyze.cells import Cell
-from w2s.analyze.medians import Median, medians
-from w2s.analyze.selection import variant
-from w2s.analyze.sheet import label, one_line, with_interval
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.medians import Median, medians
+from w2s.analyze.reading.selection import variant
+from w2s.analyze.tables.sheet import label, one_line, with_interval
 
 FEW = 6
 FARTHEST = (-1.0, 2.0)  # PGR; one pair whose gap is tiny would press all others together

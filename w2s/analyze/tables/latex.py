@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from w2s.analyze.document import Document, Entry, Line, Models, Sheet, Value, constant
-from w2s.analyze.sheet import ABSENT
+from w2s.analyze.tables.document import Document, Entry, Line, Models, Sheet, Value, constant
+from w2s.analyze.tables.sheet import ABSENT
 
 PREAMBLE = r"""% Needs, in the preamble: \usepackage[T1]{fontenc}
 % \usepackage{booktabs,graphicx,longtable}"""

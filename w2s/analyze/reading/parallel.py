@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import w2s
-from w2s.analyze.predictions import Found, Reader, Wanted
+from w2s.analyze.reading.predictions import Found, Reader, Wanted
 from w2s.store import Store
 
 MOST = 8  # processes; beyond them it is the disk that counts
@@ -87,7 +87,7 @@ def _start() -> subprocess.Popen[bytes]:
     own = str(Path(w2s.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [own, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "w2s.analyze.parallel"],
+        [sys.executable, "-m", "w2s.analyze.reading.parallel"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},

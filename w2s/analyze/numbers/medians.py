@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from w2s.analyze.cells import Cell
-from w2s.analyze.stats import LEVEL, needed
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.spread import LEVEL, needed
 
 EFFECT = 0.1  # the PGR difference that the power note is about
 POWER = 0.8

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from w2s.analyze.evidence import Evidence, taken_of
-from w2s.analyze.predictions import Scored, Truth
-from w2s.analyze.selection import DIAGNOSTIC, SELECTIONS, Taken
-from w2s.analyze.standing import UNPLANNED, Standing, standings, unfinished
+from w2s.analyze.reading.evidence import Evidence, taken_of
+from w2s.analyze.reading.predictions import Scored, Truth
+from w2s.analyze.reading.selection import DIAGNOSTIC, SELECTIONS, Taken
+from w2s.analyze.reading.standing import UNPLANNED, Standing, standings, unfinished
 from w2s.errors import SpecError, StepError
 from w2s.identity import nearest
 from w2s.progress import silent

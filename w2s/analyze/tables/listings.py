@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2s.analyze.cells import Cell
-from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
-from w2s.analyze.sheet import (
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.tables.sheet import (
     ABSENT,
     NOT_BINARY,
     PAIR,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze.metrics import Bools, Floats, Ints
+from w2s.analyze.reading.metrics import Bools, Floats, Ints
 
 BINS = 15  # of confidence, equal in width. Source: Guo et al. 2017, sec. 2
 

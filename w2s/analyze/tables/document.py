@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from w2s.analyze import listings, summaries
-from w2s.analyze.cells import METRICS, Cell
-from w2s.analyze.rows import Rows
-from w2s.analyze.sentences import sentences
-from w2s.analyze.sheet import Column, Entry, Line, Models, Sheet, Value, constant, one_line, plain
+from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.reading.rows import Rows
+from w2s.analyze.tables import listings, summaries
+from w2s.analyze.tables.sentences import sentences
+from w2s.analyze.tables.sheet import Column, Entry, Line, Models, Sheet, Value, constant, one_line, plain
 from w2s.errors import SpecError
 from w2s.identity import nearest
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze import metrics
-from w2s.analyze.cells import Cell, Run
-from w2s.analyze.rows import Rows
-from w2s.analyze.selection import Taken, choose
+from w2s.analyze.numbers.cells import Cell, Run
+from w2s.analyze.reading import metrics
+from w2s.analyze.reading.rows import Rows
+from w2s.analyze.reading.selection import Taken, choose
 from w2s.errors import StepError
 from w2s.store import Store
 

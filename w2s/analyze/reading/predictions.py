@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze import files, metrics
-from w2s.analyze.files import Artifact, Chunk, Content
-from w2s.analyze.scoring import Scored as Scored  # of this module, for those who ask
-from w2s.analyze.scoring import score
-from w2s.analyze.selection import Choice, choose
+from w2s.analyze.reading import files, metrics
+from w2s.analyze.reading.files import Artifact, Chunk, Content
+from w2s.analyze.reading.scoring import Scored as Scored  # of this module, for those who ask
+from w2s.analyze.reading.scoring import score
+from w2s.analyze.reading.selection import Choice, choose
 from w2s.errors import StepError
 from w2s.store import Store
 

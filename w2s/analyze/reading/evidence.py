@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from w2s.analyze.parallel import Data
-from w2s.analyze.predictions import Found, Reader, Truth, Wanted
-from w2s.analyze.reading import Reading
-from w2s.analyze.scoring import Scored
-from w2s.analyze.selection import Choice, Taken, taken
-from w2s.analyze.standing import UNPLANNED, Standing, first_line
+from w2s.analyze.reading.demand import Reading
+from w2s.analyze.reading.parallel import Data
+from w2s.analyze.reading.predictions import Found, Reader, Truth, Wanted
+from w2s.analyze.reading.scoring import Scored
+from w2s.analyze.reading.selection import Choice, Taken, taken
+from w2s.analyze.reading.standing import UNPLANNED, Standing, first_line
 from w2s.errors import StepError
 from w2s.progress import Count
 from w2s.store import Store

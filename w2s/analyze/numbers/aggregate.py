@@ -1,5 +1,4 @@
-"""Rows in, one cell per (task, weak, student, method, selection) out: estimates over seeds, differences from a
-baseline method under the same selection.
+"""Rows in, cells out: seeds pooled, methods compared with the baseline under the same selection.
 
 Each estimate uses the seeds for which everything that it needs is there: accuracies those of their model, PGR those
 with weak, student and ceiling. Refuses to pool seeds with different test sets: such a cell's estimates are absent.
@@ -8,131 +7,30 @@ with weak, student and ceiling. Refuses to pool seeds with different test sets: 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from w2s.analyze import stats
-from w2s.analyze.metrics import placements
-from w2s.analyze.predictions import Truth
-from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
-from w2s.analyze.selection import DIAGNOSTIC, Taken, taken, variant
-from w2s.analyze.stats import Estimate, Measure, Spread, absent
+from w2s.analyze.numbers import resamples, spread, stats
+from w2s.analyze.numbers.cells import AGREEMENTS, DIFFERENCES, MEASURED, METRICS, Cell, Measured, Run
+from w2s.analyze.numbers.resamples import Measure
+from w2s.analyze.numbers.spread import Spread
+from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading.metrics import placements
+from w2s.analyze.reading.predictions import Truth
+from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.reading.selection import DIAGNOSTIC, Taken, taken, variant
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
-METRICS = ("accuracy", "auroc")
-CHANCE_AUROC = 0.5
 KEPT_MEASURES = 64  # those that several cells share, such as a weak model's; each takes some 100 kB
+Group = list[dict[Any, Any]]  # the rows of one cell, a record for each seed
 M = TypeVar("M", str, Taken)
-
-
-class Run(NamedTuple):
-    """The steps of one seed of a cell, by digest, whatever became of them."""
-
-    seed: int
-    data: str
-    weak: str
-    student: str
-    ceiling: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one metric, from 0 to 1, says in a cell."""
-
-    weak: Estimate
-    student: Estimate
-    ceiling: Estimate
-    gap: Estimate  # ceiling - weak
-    pgr: Estimate
-    difference: Estimate  # this method's student - the baseline method's, paired by seed and test example
-    pgr_difference: Estimate
-    p: float  # two-sided, that `difference` is 0, and with it `pgr_difference`: the gap is above 0; NaN where absent
-    p_holm: float  # over the tasks of this pair, method and selection. Source: Holm 1979
-    noise: Spread | None  # the variance of `difference` over the gap; of the baseline, that of its PGR; None: no gap
-
-
-MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
-ESTIMATES = ("weak", "student", "ceiling", "gap", "pgr", "agreement", "agreement_right", "agreement_wrong")
-DIFFERENCES = ("difference", "pgr_difference")
-AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a sweep says about one method for one pair of models on one task. Accuracies are shares from 0 to 1."""
-
-    task: str
-    weak_model: str
-    student_model: str
-    method: str
-    selection: str
-    weak_params: int | None
-    student_params: int | None
-    weak_flops: float  # of training and predicting, mean over seeds; NaN where the model's size is not known
-    student_flops: float
-    n: int  # test examples; 0 where nothing could be read
-    n_classes: int
-    majority_share: float
-    planned: tuple[int, ...]  # seeds
-    seeds: tuple[int, ...]  # of `planned`, those with a student
-    accuracy: Measured
-    auroc: Measured
-    agreement: Estimate
-    agreement_right: Estimate  # where the supervisor is right
-    agreement_wrong: Estimate
-    label_accuracy: Estimate  # the supervisor's, on transfer
-    baseline: str
-    runs: tuple[Run, ...] = ()  # by seed
-    steps: tuple[int, ...] = ()  # those chosen, by seed; empty for the final selection
-    notes: tuple[str, ...] = ()
-
-    @property
-    def variant(self) -> str:
-        """The method, and how its student was selected unless it was simply the final one."""
-        return variant(self.method, self.selection)
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        return self.weak_model, self.student_model
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.method == self.baseline
-
-    def measured(self, metric: str) -> Measured:
-        """The estimates of one of METRICS."""
-        return self.accuracy if metric == "accuracy" else self.auroc
-
-    def __getattr__(self, name: str) -> Any:  # until every caller says which metric it means
-        if name in ("weak", "student", "ceiling", "gap", "pgr", "pgr_difference"):
-            return getattr(self.accuracy, name)
-        if name == "accuracy_difference":
-            return self.accuracy.difference
-        raise AttributeError(name)
-
-    @property
-    def at_chance(self) -> tuple[str, ...]:
-        """The models whose accuracy does not lie above the majority class's share, by their intervals."""
-        return self._not_above(self.accuracy, self.majority_share)
-
-    def left_out(self, metric: str = "accuracy") -> str:
-        """Why this PGR enters no median over tasks, in a few words; nothing where it does."""
-        found = self.measured(metric)
-        if not found.pgr.known:
-            return found.pgr.reason.partition(":")[0]
-        low = self.at_chance if metric == "accuracy" else self._not_above(found, CHANCE_AUROC)
-        return f"{' and '.join(low)} at chance" if low else ""
-
-    @staticmethod
-    def _not_above(found: Measured, chance: float) -> tuple[str, ...]:
-        models = ((role, getattr(found, role)) for role in ROLES)
-        return tuple(role for role, estimate in models if estimate.known and not estimate.low > chance)
 
 
 def aggregate(
@@ -142,14 +40,22 @@ def aggregate(
 
     `progress` is told how many cells of how many are done. Raises SpecError for a baseline that there is none of.
     """
-    against = _Baselines(rows, baseline)
-    groups: dict[Any, pd.DataFrame] = dict(iter(rows.frame.groupby(list(CELL_KEYS), sort=False, dropna=False)))
+    against, groups = _Baselines(rows, baseline), _groups(rows)
     pool, cells = _Pool(rows), []
     for key, group in groups.items():
         cells.append(_cell(key, group, groups, against.of(key, groups), pool))
         if progress is not None:
             progress(len(cells), len(groups))
     return _corrected(cells)
+
+
+def _groups(rows: Rows) -> dict[Any, Group]:
+    """The seeds of every cell in ascending order, as plain records: looking into data frames takes longer than the
+    arithmetic."""
+    found: dict[Any, Group] = {}
+    for record in rows.frame.to_dict("records"):
+        found.setdefault(tuple(record[key] for key in CELL_KEYS), []).append(record)
+    return {key: sorted(group, key=lambda record: int(record["seed"])) for key, group in found.items()}
 
 
 class _Baselines:
@@ -184,7 +90,7 @@ def _corrected(cells: Sequence[Cell]) -> list[Cell]:
     found = list(cells)
     for metric in METRICS:
         for places in families.values():
-            corrected = stats.holm([found[place].measured(metric).p for place in places])
+            corrected = spread.holm([found[place].measured(metric).p for place in places])
             for place, p_holm in zip(places, corrected, strict=True):
                 changes: Any = {metric: replace(found[place].measured(metric), p_holm=p_holm)}
                 found[place] = replace(found[place], **changes)
@@ -216,7 +122,7 @@ class _Pool:
         if metric == "accuracy":
             return Measure(np.stack([one.right_N for one in scored]))
         y_N = self.rows.truth[data].y_N
-        ranks = [getattr(one, "margin_rank_N", np.zeros(len(y_N))) for one in scored]
+        ranks = [one.margin_rank_N for one in scored]
         return Measure(np.stack([placements(rank_N, y_N) for rank_N in ranks if rank_N is not None]))
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Estimate]) -> Estimate:
@@ -238,16 +144,15 @@ class _Pool:
         return self.once(("transfer", *digests), lambda: stats.mean(Measure(np.stack(right))))
 
 
-def _cell(key: Any, group: pd.DataFrame, groups: dict[Any, pd.DataFrame], baseline: str, pool: _Pool) -> Cell:
+def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool: _Pool) -> Cell:
     task, weak, student, method, selection = key
-    ordered = group.sort_values("seed", kind="stable")
-    mixed = _mixed_tests(ordered, pool.rows)
+    mixed = _mixed_tests(group, pool.rows)
     if mixed:
         pool.rows.problems.append(f"{task}, {weak} -> {student}, {variant(method, selection)}: {mixed}")
-    readable = ordered[[not mixed and model in pool.rows.test for model in _models(ordered, "student")]]
+    students = zip(group, _models(group, "student"), strict=True)
+    readable = [] if mixed else [record for record, model in students if model in pool.rows.test]
     base = groups.get((task, weak, student, baseline, selection))
-    shares = ordered["majority_share"].dropna()
-    first = ordered.iloc[0]
+    first = group[0]
     values: dict[str, Any] = {
         "task": task,
         "weak_model": weak,
@@ -256,46 +161,44 @@ def _cell(key: Any, group: pd.DataFrame, groups: dict[Any, pd.DataFrame], baseli
         "selection": selection,
         "weak_params": _whole(first["weak_params"]),
         "student_params": _whole(first["student_params"]),
-        "weak_flops": _mean(ordered, "weak_flops"),
-        "student_flops": _mean(ordered, "student_flops"),
-        "n": int(ordered["n"].max()),
+        "weak_flops": _mean(group, "weak_flops"),
+        "student_flops": _mean(group, "student_flops"),
+        "n": max(int(record["n"]) for record in group),
         "n_classes": int(first["n_classes"]),
-        "majority_share": float(shares.iloc[0]) if len(shares) else math.nan,
-        "planned": tuple(int(seed) for seed in ordered["seed"]),
-        "seeds": tuple(int(seed) for seed in readable["seed"]),
+        "majority_share": next(iter(_known(group, "majority_share")), math.nan),
+        "planned": tuple(int(record["seed"]) for record in group),
+        "seeds": tuple(int(record["seed"]) for record in readable),
         "baseline": baseline,
-        "runs": tuple(_runs(ordered)),
-        "steps": tuple(int(step) for step in readable["selected_step"].dropna()),
-        **(dict.fromkeys((*AGREEMENTS, "label_accuracy"), absent(mixed)) if mixed else _agreements(ordered, pool)),
+        "runs": tuple(_runs(group)),
+        "steps": tuple(int(step) for step in _known(readable, "selected_step")),
+        **(dict.fromkeys((*AGREEMENTS, "label_accuracy"), absent(mixed)) if mixed else _agreements(group, pool)),
     }
     for metric in METRICS:
         unfit = mixed or ("AUROC needs two classes" if metric == "auroc" and values["n_classes"] > 2 else "")
-        values[metric] = _measured(metric, ordered, base, method == baseline, unfit, pool)
+        values[metric] = _measured(metric, group, base, method == baseline, unfit, pool)
     cell = Cell(**values)
     return replace(cell, notes=_notes(cell))
 
 
-def _runs(group: pd.DataFrame) -> Iterable[Run]:
-    columns = ("seed", "data_digest", *(f"{role}_digest" for role in ROLES))
-    for seed, *digests in group[list(columns)].itertuples(index=False, name=None):
-        yield Run(int(seed), *map(str, digests))
+def _runs(group: Group) -> Iterable[Run]:
+    for record in group:
+        digests = (str(record[f"{name}_digest"]) for name in ("data", *ROLES))
+        yield Run(int(record["seed"]), *digests)
 
 
-def _mixed_tests(group: pd.DataFrame, rows: Rows) -> str:
+def _mixed_tests(group: Group, rows: Rows) -> str:
     """Why the seeds may not be pooled, or nothing."""
-    truths: list[Truth] = [rows.truth[d] for d in dict.fromkeys(group["data_digest"]) if d in rows.truth]
+    truths: list[Truth] = [rows.truth[d] for d in dict.fromkeys(r["data_digest"] for r in group) if d in rows.truth]
     if all(t.ids == truths[0].ids and np.array_equal(t.y_N, truths[0].y_N) for t in truths[1:]):
         return ""
     return "test sets differ: the seeds cannot be pooled"
 
 
-def _measured(
-    metric: str, group: pd.DataFrame, base: pd.DataFrame | None, is_baseline: bool, unfit: str, pool: _Pool
-) -> Measured:
+def _measured(metric: str, group: Group, base: Group | None, is_baseline: bool, unfit: str, pool: _Pool) -> Measured:
     """The estimates of one metric, each over the seeds where all it needs is there; `unfit` says why there are none."""
     if unfit:
         return Measured(**dict.fromkeys(MEASURED, absent(unfit)), p=math.nan, p_holm=math.nan, noise=None)
-    data = str(group["data_digest"].iloc[0])
+    data = str(group[0]["data_digest"])
 
     def of(models: list[Taken]) -> Measure:
         return pool.measure(metric, data, models)
@@ -322,13 +225,16 @@ def _measured(
 
 
 def _differences(
-    group: pd.DataFrame, base: pd.DataFrame, of: Callable[[list[Taken]], Measure], rows: Rows
+    group: Group, base: Group, of: Callable[[list[Taken]], Measure], rows: Rows
 ) -> tuple[dict[str, Estimate], float, Spread | None]:
     """This method less the baseline, over the seeds where both have what is needed: estimates, p-value, noise."""
-    both = group.merge(base[["seed", "data_digest", "student_digest"]], on=["seed", "data_digest"], suffixes=("", "_b"))
-    both = both.rename(columns={"student_digest_b": "base_digest"})
-    base_status = base.set_index("seed")["student_status"]
-    both["base_status"] = [base_status[seed] for seed in both["seed"]]
+    theirs = {(record["seed"], record["data_digest"]): record for record in base}
+    pairs = [(record, theirs.get((record["seed"], record["data_digest"]))) for record in group]
+    both = [
+        {**record, "base_digest": other["student_digest"], "base_status": other["student_status"]}
+        for record, other in pairs
+        if other is not None
+    ]
     roles = ("weak", "student", "base", "ceiling")
     couple, full = _present(both, ("student", "base"), rows), _present(both, roles, rows)
     estimates = (
@@ -345,10 +251,10 @@ def _differences(
     return dict(zip(DIFFERENCES, estimates, strict=True)), p, noise
 
 
-def _agreements(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:
+def _agreements(group: Group, pool: _Pool) -> dict[str, Estimate]:
     """Shares of test examples on which student and supervisor agree, and the supervisor's accuracy on transfer.
     Source: Burns et al. 2023, sec. 5.1.1."""
-    labelled = [digest for digest in group["weak_digest"] if digest in pool.rows.transfer]
+    labelled = [record["weak_digest"] for record in group if record["weak_digest"] in pool.rows.transfer]
     found = {"label_accuracy": _or_absent(labelled, pool.transfer, group, ("weak",))}
     couple = _present(group, ("weak", "student"), pool.rows)
     if not couple["weak"]:
@@ -358,36 +264,35 @@ def _agreements(group: pd.DataFrame, pool: _Pool) -> dict[str, Estimate]:
     same_SN = np.stack(predicted[0]) == np.stack(predicted[1])
     right_SN = np.stack([test[model].right_N for model in couple["weak"]])
     same, right, wrong = Measure(same_SN), Measure(right_SN), Measure(~right_SN)
+    same_right, same_wrong = Measure(same_SN & right_SN), Measure(same_SN & ~right_SN)
+    resamples.resampled([same, right, wrong, same_right, same_wrong])
     estimates = (
         stats.mean(same),
-        stats.share_within(same, right, "the supervisor is never right"),
-        stats.share_within(same, wrong, "the supervisor is never wrong"),
+        stats.share(same_right, right, "the supervisor is never right"),
+        stats.share(same_wrong, wrong, "the supervisor is never wrong"),
     )
     return {**dict(zip(AGREEMENTS, estimates, strict=True)), **found}
 
 
-def _models(group: pd.DataFrame, role: str) -> list[Taken]:
+def _models(group: Group, role: str) -> list[Taken]:
     """The predictions of a role that count, by seed; a baseline's student is selected as the student is."""
-    pairs = zip(group[f"{role}_digest"], group["selection"], strict=True)
-    return [taken(role, digest, selection) for digest, selection in pairs]
+    return [taken(role, record[f"{role}_digest"], record["selection"]) for record in group]
 
 
-def _present(group: pd.DataFrame, roles: tuple[str, ...], rows: Rows) -> dict[str, list[Taken]]:
+def _present(group: Group, roles: tuple[str, ...], rows: Rows) -> dict[str, list[Taken]]:
     """Models by role, of the seeds for which every one of the roles could be read."""
     columns = [_models(group, role) for role in roles]
     kept = [models for models in zip(*columns, strict=True) if all(model in rows.test for model in models)]
     return {role: [models[place] for models in kept] for place, role in enumerate(roles)}
 
 
-def _or_absent(
-    models: list[M], make: Callable[[list[M]], Estimate], group: pd.DataFrame, roles: tuple[str, ...]
-) -> Estimate:
+def _or_absent(models: list[M], make: Callable[[list[M]], Estimate], group: Group, roles: tuple[str, ...]) -> Estimate:
     """The estimate, or what stands in its way: the state of the first model that no seed has."""
     if models:
         return make(models)
     names = {"base": "baseline student"}
     for role in roles:
-        states = [status for status in dict.fromkeys(group[f"{role}_status"]) if status != "done"]
+        states = [status for status in dict.fromkeys(record[f"{role}_status"] for record in group) if status != "done"]
         if states:
             return absent(f"{names.get(role, role)} {states[0]}")
     return absent("no ground truth: the test split could not be read")
@@ -413,5 +318,10 @@ def _whole(number: Any) -> int | None:
     return None if pd.isna(number) else int(number)
 
 
-def _mean(group: pd.DataFrame, column: str) -> float:
-    return float(group[column].mean()) if column in group else math.nan
+def _known(group: Group, column: str) -> list[float]:
+    numbers: list[Any] = [record[column] for record in group]
+    return [float(number) for number in numbers if not pd.isna(number)]
+
+
+def _mean(group: Group, column: str) -> float:
+    return statistics.fmean(known) if (known := _known(group, column)) else math.nan

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from w2s.analyze.metrics import Ints
+from w2s.analyze.reading.metrics import Ints
 from w2s.sweep import Selection
 
 SELECTIONS: tuple[str, ...] = typing.get_args(Selection)

@@ -25,27 +25,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
-from w2s.randomness import stream_seed
+from w2s.analyze.numbers.resamples import RESAMPLES, Floats, Measure, normal_R, resampled
+from w2s.analyze.numbers.spread import LEVEL, Spread
 
-RESAMPLES = 10_000
-LEVEL = 0.95
-MAX_WEIGHTED = 4_000  # test examples; the weights of so many take 160 MB, and more are drawn in parcels
-DIGITS = 4  # of 8 bits each: the precision to which numbers that are not whole enter resamples
-SMALLEST_P = 1e-12
-MOST_SEEDS, MOST_TESTS = 1_000, 10_000_000  # beyond which nobody goes
 FARTHEST = 2.0**40  # an end of a ratio's interval that is farther away is infinite
-
-Floats = NDArray[np.float64]
-Values = NDArray[np.bool_] | Floats
 
 
 @dataclass(frozen=True)
@@ -80,199 +70,6 @@ class Estimate:
 def absent(reason: str, n: int = 0, seeds: int = 0) -> Estimate:
     """What could not be computed, and why."""
     return Estimate(math.nan, math.nan, math.nan, n, seeds, reason)
-
-
-def stream(name: str) -> np.random.Generator:
-    """The random stream of that name: the same numbers at every call, in every process."""
-    return np.random.default_rng(stream_seed(0, "analyze", name))
-
-
-# -- resamples ------------------------------------------------------------------------------------------------------
-
-
-class Measure:
-    """A number for each seed and test example, (S, N): is the model right (0 or 1), its AUROC's placement, ...
-
-    What is computed from it once serves every estimate that it takes part in.
-    """
-
-    def __init__(self, x_SN: Values) -> None:
-        self.x_SN = x_SN
-
-    @property
-    def seeds(self) -> int:
-        return int(self.x_SN.shape[0])
-
-    @property
-    def n(self) -> int:
-        return int(self.x_SN.shape[1])
-
-    @functools.cached_property
-    def numbers_SN(self) -> Floats:
-        return self.x_SN.astype(np.float64)
-
-    @functools.cached_property
-    def seed_S(self) -> Floats:
-        """Means over test examples."""
-        return np.asarray(self.numbers_SN.mean(axis=1))
-
-    @functools.cached_property
-    def total_N(self) -> Floats:
-        """Sums over seeds."""
-        return np.asarray(self.numbers_SN.sum(axis=0))
-
-    @property
-    def mean(self) -> float:
-        return float(self.total_N.sum()) / (self.seeds * self.n)
-
-    @functools.cached_property
-    def deviation_R(self) -> Floats:
-        """What the mean of each resample of test examples differs from the mean by."""
-        return resampled([self])[0]
-
-
-def resampled(measures: Sequence[Measure]) -> list[Floats]:
-    """`deviation_R` of each measure; faster than one by one where there are many. All are over the same examples."""
-    missing = [m for m in measures if "deviation_R" not in m.__dict__]
-    if missing:
-        # As they are drawn: examples one by one or, of very many, in parcels. Ids are hashes, so that any are random.
-        units = min(missing[0].n, MAX_WEIGHTED)
-        parcel_N = np.arange(missing[0].n) % units
-        columns = [_digits(measure, parcel_N, units) for measure in missing]
-        weight_RU = example_weights(units, RESAMPLES)
-        sums_RK = (weight_RU @ np.concatenate([digits_UK for digits_UK, _, _ in columns], axis=1)).astype(np.float64)
-        first = 0
-        for measure, (digits_UK, offset, unit) in zip(missing, columns, strict=True):
-            count = digits_UK.shape[1]
-            sum_R = offset * units + unit * (sums_RK[:, first : first + count] * 256.0 ** np.arange(count)).sum(axis=1)
-            measure.__dict__["deviation_R"] = sum_R / (measure.n * measure.seeds)
-            first += count
-    return [measure.deviation_R for measure in measures]
-
-
-def _digits(measure: Measure, parcel_N: NDArray[np.int64], units: int) -> tuple[NDArray[np.float32], float, float]:
-    """What each unit adds to the deviation of a resample, (U, K) digits of 8 bits, with their offset and unit.
-
-    Sums of whole numbers below 2**24 are exact in float32, so that neither the number of threads nor the library can
-    change a digit of a result; and a product in float32 is the fastest there is.
-    """
-    sum_U = np.bincount(parcel_N, weights=measure.total_N - measure.seeds * measure.mean, minlength=units)
-    low, high = float(sum_U.min()), float(sum_U.max())
-    unit = (high - low) / (2.0 ** (8 * DIGITS) - 1) or 1.0
-    if len(parcel_N) == units and measure.x_SN.dtype == np.bool_ and measure.seeds < 256:  # whole already
-        count_U = measure.total_N
-        return count_U.astype(np.float32)[:, None], -measure.seeds * measure.mean, 1.0
-    whole_U = np.rint((sum_U - low) / unit).astype(np.int64)
-    digits_UK = np.stack([(whole_U >> (8 * place)) & 255 for place in range(DIGITS)], axis=1)
-    return digits_UK.astype(np.float32), low, unit
-
-
-@functools.lru_cache(maxsize=3)
-def example_weights(n: int, resamples: int) -> NDArray[np.float32]:
-    """(R, N): how often each resample drew each of `n` examples. One matrix serves every model, method and cell."""
-    weight_RN = np.empty((resamples, n), np.float32)
-    rng = stream("examples")
-    for first in range(0, resamples, 500):  # in parts: the drawn numbers take twice the memory of the weights
-        part_RN = weight_RN[first : first + 500]
-        drawn_RN = rng.integers(n, size=part_RN.shape, dtype=np.int64) + n * np.arange(len(part_RN))[:, None]
-        part_RN[:] = np.bincount(drawn_RN.ravel(), minlength=part_RN.size).reshape(part_RN.shape)
-    weight_RN.flags.writeable = False
-    return weight_RN
-
-
-@functools.cache
-def _normal_R() -> Floats:
-    """The draws for the spread over seeds."""
-    return stream("seeds").standard_normal(RESAMPLES)
-
-
-# -- the variance of a contrast, a weighted sum of measures' means ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Variance of a contrast's mean over S seeds and N test examples, by what it comes from."""
-
-    examples: float  # the examples, alike in every seed
-    interaction: float  # the examples, differently in each seed
-    between: float  # of the seeds' means over S; what seeds add, and the interaction once more
-    seeds: int
-    n: int
-
-    @property
-    def total(self) -> float:
-        return self.examples + (self.between if self.seeds > 1 else 0.0)
-
-    @property
-    def share(self) -> float:
-        """Of the seeds in it."""
-        return self.between / self.total if self.seeds > 1 and self.total > 0 else 0.0
-
-    def student(self, confidence: float) -> float:
-        """The quantile of Student's t, or the weighted one, that a two-sided interval of this confidence takes."""
-        upper = (1 + confidence) / 2
-        if self.seeds == 2:
-            return float(self.share * stdtrit(1, upper) + (1 - self.share) * stdtrit(self.n - 1, upper))
-        inverse = (1 - self.share) / max(self.n - 1, 1)
-        if self.seeds > 2:
-            inverse += self.share / (self.seeds - 1)
-        return float(stdtrit(1 / inverse, upper))
-
-    def p_value(self, value: float) -> float:
-        """Two-sided, that the contrast is 0: the smallest level at which the (normal) interval around `value` would
-        not contain 0."""
-        if value == 0.0:
-            return 1.0
-        if self.total == 0.0:
-            return 0.0
-        distance = abs(value) / math.sqrt(self.total)
-        if self.student(1 - SMALLEST_P) <= distance:
-            return SMALLEST_P
-        log_p = brentq(lambda log: self.student(1 - math.exp(log)) - distance, math.log(SMALLEST_P), 0.0, xtol=1e-10)
-        return math.exp(log_p)
-
-    def scaled(self, factor: float) -> Spread:
-        """The spread of `factor` times the contrast."""
-        f = factor**2
-        return Spread(f * self.examples, f * self.interaction, f * self.between, self.seeds, self.n)
-
-    def at(self, seeds: int, n: int) -> Spread:
-        """What it would be with so many seeds and test examples. With one seed nothing is known of seeds."""
-        interaction = self.interaction * self.n * self.seeds / (n * seeds)
-        of_seeds = max(self.between - self.interaction, 0.0) * self.seeds / seeds
-        return Spread(self.examples * self.n / n, interaction, of_seeds + interaction, seeds, n)
-
-
-class Needed(NamedTuple):
-    """What shows an effect: more seeds alone, more test examples alone, or both together. Infinite where none do."""
-
-    seeds: float
-    tests: float
-    both_seeds: float
-    both_tests: float
-
-
-def needed(noise: Spread, effect: float, power: float) -> Needed:
-    """How many seeds (at least two) and test examples show a contrast of this size with probability `power`, in a
-    two-sided test at 1 - LEVEL. `both` multiplies the present numbers by one factor."""
-
-    def shown(seeds: int, tests: int) -> bool:
-        spread = noise.at(seeds, tests)
-        return (spread.student(LEVEL) + float(ndtri(power))) * math.sqrt(spread.total) <= effect
-
-    def fewest(most: int, enough: Callable[[int], bool]) -> float:
-        if not enough(most):
-            return math.inf
-        low, high = 2, most
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(middle) else (middle + 1, high)
-        return float(low)
-
-    seeds = fewest(MOST_SEEDS, lambda count: shown(count, noise.n))
-    tests = fewest(MOST_TESTS, lambda count: shown(noise.seeds, count))
-    both = fewest(MOST_SEEDS, lambda count: shown(count, math.ceil(noise.n * count / noise.seeds)))
-    return Needed(seeds, tests, both, math.ceil(noise.n * both / noise.seeds) if both < math.inf else math.inf)
 
 
 class Contrasts:
@@ -325,7 +122,7 @@ class Contrasts:
         if drawn > spread.total:
             draw_R *= math.sqrt(spread.total / drawn)
         elif drawn < spread.total:
-            draw_R += math.sqrt(spread.total - drawn) * _normal_R()
+            draw_R += math.sqrt(spread.total - drawn) * normal_R()
         expansion = spread.student(confidence) / float(ndtri(1 - tail))
         value = self.value(weight_M)
         low, high = _quantiles(draw_R, tail)
@@ -441,16 +238,16 @@ def p_value(a: Measure, b: Measure) -> float:
     return Contrasts(a, b).spread(_weights(1.0, -1.0)).p_value(a.mean - b.mean)
 
 
-def share_within(hit: Measure, among: Measure, reason: str) -> Estimate:
-    """Share of `hit` among the examples marked in `among`; `reason` says what it means that there are none."""
-    lacking = _lacking(among)
+def share(part: Measure, whole: Measure, reason: str) -> Estimate:
+    """How much of the examples marked in `whole` is also marked in `part`, which marks no others; `reason` says what it
+    means that there are none."""
+    lacking = _lacking(whole)
     if lacking is not None:
         return lacking
-    if among.mean == 0.0:
-        return absent(reason, among.n, among.seeds)
-    both = Measure(hit.x_SN & among.x_SN)  # type: ignore[operator]  # indicators
-    ends = np.clip(Contrasts(both, among).ratio(_weights(1.0, 0.0), _weights(0.0, 1.0)), 0.0, 1.0)
-    return Estimate(both.mean / among.mean, float(ends[0]), float(ends[1]), among.n, among.seeds)
+    if whole.mean == 0.0:
+        return absent(reason, whole.n, whole.seeds)
+    ends = np.clip(Contrasts(part, whole).ratio(_weights(1.0, 0.0), _weights(0.0, 1.0)), 0.0, 1.0)
+    return Estimate(part.mean / whole.mean, float(ends[0]), float(ends[1]), whole.n, whole.seeds)
 
 
 def pgr(weak: Measure, student: Measure, ceiling: Measure) -> Estimate:
@@ -491,14 +288,3 @@ def _over_gap(weak: Measure, ceiling: Measure, parts: Callable[[], tuple[Contras
     contrasts, top_M, bottom_M = parts()
     low, high = contrasts.ratio(top_M, bottom_M)
     return Estimate(contrasts.value(top_M) / contrasts.value(bottom_M), low, high, gap.n, gap.seeds)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of a family of tests, corrected so that any false alarm in it has the stated probability; NaN stays NaN
-    and counts for nothing. Source: Holm 1979."""
-    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
-    corrected, so_far = [math.nan] * len(p_values), 0.0
-    for rank, (p, place) in enumerate(order):
-        so_far = max(so_far, min(1.0, p * (len(order) - rank)))
-        corrected[place] = so_far
-    return corrected

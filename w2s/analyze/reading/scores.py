@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze.predictions import Found, Wanted
-from w2s.analyze.scoring import BINS, Scored, rank_type
-from w2s.analyze.selection import Choice
+from w2s.analyze.reading.predictions import Found, Wanted
+from w2s.analyze.reading.scoring import BINS, Scored, rank_type
+from w2s.analyze.reading.selection import Choice
 from w2s.disk import make_folder, sync
 from w2s.errors import W2SError
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from w2s.analyze.stats import Estimate
+from w2s.analyze.numbers.stats import Estimate
 
 ABSENT = "-"
 PAIR = "Weak -> student"

@@ -18,8 +18,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from w2s.analyze.document import Document, Entry, Line, Models, Sheet, constant, plain
-from w2s.analyze.sheet import PAIR, notes_below
+from w2s.analyze.tables.document import Document, Entry, Line, Models, Sheet, constant, plain
+from w2s.analyze.tables.sheet import PAIR, notes_below
 
 MOST_LINES = 60  # of one table
 MOST_MATRICES = 12

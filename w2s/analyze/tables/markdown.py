@@ -1,16 +1,12 @@
-"""A document in, GitHub's Markdown out; every text is escaped. The other formats of files are called from here, too."""
+"""A document in, GitHub's Markdown out; every text is escaped."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from w2s.analyze.document import Document, Sheet, plain
-from w2s.analyze.exports import cells_csv, cells_parquet, medians_csv, rows_csv, rows_parquet
-from w2s.analyze.latex import latex
-from w2s.analyze.sheet import notes_below
-
-__all__ = ["cells_csv", "cells_parquet", "latex", "markdown", "medians_csv", "rows_csv", "rows_parquet"]
+from w2s.analyze.tables.document import Document, Sheet, plain
+from w2s.analyze.tables.sheet import notes_below
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~$#&]|(?<![^\W_])_|_(?![^\W_])")
 

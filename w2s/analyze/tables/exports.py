@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from w2s.analyze.cells import AGREEMENTS, MEASURED, METRICS, Cell
-from w2s.analyze.medians import contests, medians
-from w2s.analyze.rows import ROLES, WHOLE, Rows
-from w2s.analyze.stats import Estimate
+from w2s.analyze.numbers.cells import AGREEMENTS, MEASURED, METRICS, Cell
+from w2s.analyze.numbers.medians import contests, medians
+from w2s.analyze.numbers.stats import Estimate
+from w2s.analyze.reading.rows import ROLES, WHOLE, Rows
 
 if TYPE_CHECKING:
     import pyarrow

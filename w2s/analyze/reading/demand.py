@@ -1,7 +1,7 @@
-"""What a sweep needs of predictions in, all of it out: what was scored before from w2s.analyze.scores, the rest read.
+"""What a sweep needs of predictions in, all of it out: what was scored before from scores.py, the rest read.
 
 What is new is kept when all is read, or when reading is broken off. Many are read by several processes (see
-w2s.analyze.parallel), few by threads of this one.
+w2s.analyze.reading.parallel), few by threads of this one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from w2s.analyze import files, parallel, scores
-from w2s.analyze.parallel import Answers, Batch, Data
-from w2s.analyze.predictions import Found, Reader, Wanted, sources
+from w2s.analyze.reading import files, parallel, scores
+from w2s.analyze.reading.parallel import Answers, Batch, Data
+from w2s.analyze.reading.predictions import Found, Reader, Wanted, sources
 from w2s.progress import Count
 from w2s.store import MANIFEST, Store
 
@@ -27,7 +27,7 @@ WORTH_A_PROCESS = 1000  # predictions: about the time in which a process starts
 class Reading:
     """Answers what predictions come to, each asked for once; `progress` hears how many were read of how many to read.
 
-    Nothing in here decides what is worth reading: see w2s.analyze.rows.
+    Nothing in here decides what is worth reading: see w2s.analyze.reading.rows.
     """
 
     def __init__(self, results: Path, reader: Reader, wanted: Mapping[Data, Sequence[Wanted]], progress: Count) -> None:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from w2s.analyze import configuration, rows
-from w2s.analyze.configuration import Configuration
-from w2s.analyze.rows import ROLES, Rows
+from w2s.analyze.reading import configuration, rows
+from w2s.analyze.reading.configuration import Configuration
+from w2s.analyze.reading.rows import ROLES, Rows
 from w2s.errors import SpecError
 from w2s.progress import Report, silent
 from w2s.store import Store

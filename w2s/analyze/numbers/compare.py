@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from w2s.analyze import configuration, stats
-from w2s.analyze.configuration import changed, flat
-from w2s.analyze.metrics import placements
-from w2s.analyze.rows import CELL_KEYS, ROLES, Rows
-from w2s.analyze.selection import taken
-from w2s.analyze.stats import Estimate, Measure
+from w2s.analyze.numbers import stats
+from w2s.analyze.numbers.resamples import Measure
+from w2s.analyze.numbers.stats import Estimate
+from w2s.analyze.reading import configuration
+from w2s.analyze.reading.configuration import changed, flat
+from w2s.analyze.reading.metrics import placements
+from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.reading.selection import taken
 from w2s.progress import Report, silent
 
 RUN = [*CELL_KEYS, "seed"]

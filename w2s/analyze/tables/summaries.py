@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from w2s.analyze.cells import Cell
-from w2s.analyze.listings import LEVELS, METRIC_NAMES, pgr_head
-from w2s.analyze.medians import Contest, Median, contests, medians
-from w2s.analyze.rows import ROLES
-from w2s.analyze.selection import variant
-from w2s.analyze.sheet import (
+from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.medians import Contest, Median, contests, medians
+from w2s.analyze.reading.rows import ROLES
+from w2s.analyze.reading.selection import variant
+from w2s.analyze.tables.listings import LEVELS, METRIC_NAMES, pgr_head
+from w2s.analyze.tables.sheet import (
     ABSENT,
     PAIR,
     Column,

@@ -6,11 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from w2s.analyze.cells import CHANCE_AUROC, Cell
-from w2s.analyze.listings import is_compared
-from w2s.analyze.medians import EFFECT, POWER, Power, power
-from w2s.analyze.sheet import NOT_BINARY, counted, label, one_line
-from w2s.analyze.stats import LEVEL, RESAMPLES
+from w2s.analyze.numbers.cells import CHANCE_AUROC, Cell
+from w2s.analyze.numbers.medians import EFFECT, POWER, Power, power
+from w2s.analyze.numbers.resamples import RESAMPLES
+from w2s.analyze.numbers.spread import LEVEL
+from w2s.analyze.tables.listings import is_compared
+from w2s.analyze.tables.sheet import NOT_BINARY, counted, label, one_line
 
 NAMES = {"accuracy": ("accuracy", "accuracies"), "auroc": ("AUROC", "AUROCs")}
 

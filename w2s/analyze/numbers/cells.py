@@ -1,0 +1,110 @@
+"""What is said about one (task, weak, student, method, selection) over its seeds: estimates, and what they lack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from w2s.analyze.numbers.spread import Spread
+from w2s.analyze.numbers.stats import Estimate
+from w2s.analyze.reading.rows import ROLES
+from w2s.analyze.reading.selection import variant
+
+METRICS = ("accuracy", "auroc")
+CHANCE_AUROC = 0.5
+
+
+class Run(NamedTuple):
+    """The steps of one seed of a cell, by digest, whatever became of them."""
+
+    seed: int
+    data: str
+    weak: str
+    student: str
+    ceiling: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one metric, from 0 to 1, says in a cell."""
+
+    weak: Estimate
+    student: Estimate
+    ceiling: Estimate
+    gap: Estimate  # ceiling - weak
+    pgr: Estimate
+    difference: Estimate  # this method's student - the baseline method's, paired by seed and test example
+    pgr_difference: Estimate
+    p: float  # two-sided, that `difference` is 0, and with it `pgr_difference`: the gap is above 0; NaN where absent
+    p_holm: float  # over the tasks of this pair, method and selection. Source: Holm 1979
+    noise: Spread | None  # the variance of `difference` over the gap; of the baseline, that of its PGR; None: no gap
+
+
+MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
+DIFFERENCES = ("difference", "pgr_difference")
+AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a sweep says about one method for one pair of models on one task. Accuracies are shares from 0 to 1."""
+
+    task: str
+    weak_model: str
+    student_model: str
+    method: str
+    selection: str
+    weak_params: int | None
+    student_params: int | None
+    weak_flops: float  # of training and predicting, mean over seeds; NaN where the model's size is not known
+    student_flops: float
+    n: int  # test examples; 0 where nothing could be read
+    n_classes: int
+    majority_share: float
+    planned: tuple[int, ...]  # seeds
+    seeds: tuple[int, ...]  # of `planned`, those with a student
+    accuracy: Measured
+    auroc: Measured
+    agreement: Estimate
+    agreement_right: Estimate  # where the supervisor is right
+    agreement_wrong: Estimate
+    label_accuracy: Estimate  # the supervisor's, on transfer
+    baseline: str
+    runs: tuple[Run, ...] = ()  # by seed
+    steps: tuple[int, ...] = ()  # those chosen, by seed; empty for the final selection
+    notes: tuple[str, ...] = ()
+
+    @property
+    def variant(self) -> str:
+        """The method, and how its student was selected unless it was simply the final one."""
+        return variant(self.method, self.selection)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.weak_model, self.student_model
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.method == self.baseline
+
+    def measured(self, metric: str) -> Measured:
+        """The estimates of one of METRICS."""
+        return self.accuracy if metric == "accuracy" else self.auroc
+
+    @property
+    def at_chance(self) -> tuple[str, ...]:
+        """The models whose accuracy does not lie above the majority class's share, by their intervals."""
+        return self._not_above(self.accuracy, self.majority_share)
+
+    def left_out(self, metric: str = "accuracy") -> str:
+        """Why this PGR enters no median over tasks, in a few words; nothing where it does."""
+        found = self.measured(metric)
+        if not found.pgr.known:
+            return found.pgr.reason.partition(":")[0]
+        low = self.at_chance if metric == "accuracy" else self._not_above(found, CHANCE_AUROC)
+        return f"{' and '.join(low)} at chance" if low else ""
+
+    @staticmethod
+    def _not_above(found: Measured, chance: float) -> tuple[str, ...]:
+        models = ((role, getattr(found, role)) for role in ROLES)
+        return tuple(role for role, estimate in models if estimate.known and not estimate.low > chance)

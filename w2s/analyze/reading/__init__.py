@@ -1,0 +1,1 @@
+"""A store in, rows out: predictions read, checked, scored and joined; several sweeps as one."""
