@@ -113,7 +113,7 @@ def test_nothing_run_yet_gives_tables_without_numbers(synthetic):
 
 def test_cells_are_computed_once_for_all_tables(quickstart, monkeypatch):
     """Negative control: another baseline, or rows read again, are computed again."""
-    import w2s.analyze.numbers.cells as module
+    import w2s.analyze.numbers.aggregate as module
 
     calls = []
     monkeypatch.setattr(module, "aggregate", lambda rows, baseline=None: calls.append(1) or aggregate(rows, baseline))

@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from made_cells import LOGCONF, XENT, cell, composed, measured  # type: ignore[import-not-found]
 
-from w2s.analyze import tables
 from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.cells import Cell
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.reading import rows
-from w2s.analyze.tables import document, exports, latex
+from w2s.analyze.tables import document, exports, latex, markdown
 
 HOSTILE = "a|b*_c_ <i>$x$ & 50% [l](u)\\ {}~^#`\x1b[31m\nnew line"
 CLEAN = "a|b*_c_ <i>$x$ & 50% [l](u)\\ {}~^#` [31m new line"
@@ -34,7 +33,7 @@ GOLDEN = (XENT, LOGCONF, FLAT, replace(LOGCONF, task="amazon", notes=()))
 def test_whole_texts(ending):
     """Made anew by hand where a change is meant: write `text` into the golden file."""
     made = composed(*GOLDEN, question="Does it | work?", unfinished=["failed: x_y: a*b"])
-    text = tables.markdown(made) if ending == "md" else tables.latex(made)
+    text = markdown.markdown(made) if ending == "md" else latex.latex(made)
     assert text == Path(__file__).with_name(f"table.golden.{ending}").read_text(encoding="utf-8")
 
 
@@ -46,7 +45,7 @@ def hostile():
 
 def test_a_hostile_name_stays_in_its_place_in_markdown():
     assert document.one_line(HOSTILE) == CLEAN
-    text = tables.markdown(hostile())
+    text = markdown.markdown(hostile())
     bare = text.replace("\\\\", "").replace("\\|", "")
     table = [line for line in bare.splitlines() if line.startswith("|")]
     wide = [line.count("|") for line in table]
@@ -57,7 +56,7 @@ def test_a_hostile_name_stays_in_its_place_in_markdown():
 
 
 def test_a_hostile_name_stays_in_its_place_in_latex():
-    text = tables.latex(hostile())
+    text = latex.latex(hostile())
     assert r"\textless{}i\textgreater{}\$x\$ \& 50\% {[}l{]}(u)\textbackslash{} \{\}\textasciitilde{}" in text
     body = [line for line in text.splitlines() if not line.startswith(("%", r"\caption"))]
     for line in body:
@@ -72,14 +71,14 @@ def test_a_hostile_name_stays_in_its_place_in_latex():
 def test_markdown_escape_is_undone_by_a_markdown_parser(text):
     from markdown_it import MarkdownIt
 
-    inline = MarkdownIt("gfm-like", {"linkify": False}).parseInline(tables.escape_markdown(text))[0]
+    inline = MarkdownIt("gfm-like", {"linkify": False}).parseInline(markdown.escape_markdown(text))[0]
     kinds = {child.type for child in inline.children}
     assert kinds <= {"text", "text_special"}
     assert "".join(child.content for child in inline.children) == text
 
 
 def test_sentences_stand_below_the_cells_in_markdown():
-    text = tables.markdown(composed(*GOLDEN))
+    text = markdown.markdown(composed(*GOLDEN))
     place = {head: text.index(f"**{head}") for head in ("Accuracy and", "Agreement of")}
     assert place["Accuracy and"] < text.index("\n- 1,000 test examples, 3 seeds.\n") < place["Agreement of"]
 
@@ -89,15 +88,13 @@ def many(count, *notes):
 
 
 def test_a_long_latex_table_goes_over_pages():
-    short, long = (tables.latex(composed(*many(count))) for count in (4, 80))
+    short, long = (latex.latex(composed(*many(count))) for count in (4, 80))
     assert "longtable}{" not in short
     assert long.count(r"\begin{longtable}") == long.count(r"\end{longtable}") == 2
     for text in (short, long):
         assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     names = [f"{'a-long-name-of-a-model-' * 3}{i}" for i in range(80)]
-    wide = tables.latex(
-        composed(*(replace(one, student_model=name) for one, name in zip(many(80), names, strict=True)))
-    )
+    wide = latex.latex(composed(*(replace(one, student_model=name) for one, name in zip(many(80), names, strict=True))))
     assert "longtable}{" not in wide
     assert wide.count(r"\begin{table}") == wide.count(r"\end{table}") > 8
     assert wide.count(latex.SHRUNK) == wide.count(r"\begin{table}")
@@ -108,7 +105,7 @@ def test_a_long_latex_table_goes_over_pages():
 @pytest.mark.parametrize("notes", [(), ("weak, student, ceiling at chance",)])
 def test_latex_compiles_and_fits_the_page(tmp_path, notes):
     bad = replace(XENT, task=HOSTILE, method=HOSTILE + "'\"--", weak_model=HOSTILE, notes=(HOSTILE,)) if notes else XENT
-    (tmp_path / "table.tex").write_text(tables.latex(composed(bad, *GOLDEN, *many(80, *notes))), encoding="utf-8")
+    (tmp_path / "table.tex").write_text(latex.latex(composed(bad, *GOLDEN, *many(80, *notes))), encoding="utf-8")
     packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,longtable}"
     text = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{table.tex}}\end{{document}}"
     (tmp_path / "page.tex").write_text(text, encoding="utf-8")
@@ -128,7 +125,7 @@ def test_csv_keeps_every_digit_and_every_reason():
     own = measured(pgr=Estimate(1 / 3, 0.1 + 0.2, 1e-17, 1000, 3))
     third = replace(XENT, task='a,"b"\n', accuracy=own, weak_params=None)
     flat = replace(FLAT, notes=("weak at chance",))
-    frame = read(tables.cells_csv([third, flat]), pgr=str, pgr_low=str, pgr_high=str)
+    frame = read(exports.cells_csv([third, flat]), pgr=str, pgr_low=str, pgr_high=str)
     assert frame.task[0] == 'a,"b"\n'
     assert [float(frame[name][0]) for name in ("pgr", "pgr_low", "pgr_high")] == [1 / 3, 0.1 + 0.2, 1e-17]
     assert pd.isna(frame.pgr[1])
@@ -141,9 +138,9 @@ def test_csv_keeps_every_digit_and_every_reason():
 
 def test_csv_has_both_metrics_in_a_fixed_order():
     low = replace(LOGCONF, majority_share=0.69)
-    frame = read(tables.cells_csv([low]))
+    frame = read(exports.cells_csv([low]))
     assert list(frame)[:7] == ["task", "weak", "student", "method", "selection", "weak_params", "student_params"]
-    assert list(frame) == list(read(tables.cells_csv([])))
+    assert list(frame) == list(read(exports.cells_csv([])))
     assert (frame.weak_accuracy[0], frame.weak_auroc[0]) == (0.7, 0.8)
     assert (frame.pgr[0], frame.pgr_auroc[0]) == (low.accuracy.pgr.value, low.auroc.pgr.value)
     assert (frame.p[0], frame.p_holm[0]) == (0.0004, 0.0008)
@@ -154,7 +151,7 @@ def test_csv_has_both_metrics_in_a_fixed_order():
 
 
 def test_medians_csv_has_both_metrics_and_the_contest():
-    frame = read(tables.medians_csv([*GOLDEN, cell("third"), replace(LOGCONF, task="third")]))
+    frame = read(exports.medians_csv([*GOLDEN, cell("third"), replace(LOGCONF, task="third")]))
     assert list(zip(frame.metric, frame.method, frame.tasks, strict=True)) == [
         ("accuracy", "xent", 2),
         ("accuracy", "logconf", 3),
@@ -173,11 +170,11 @@ def test_rows_parquet_has_the_same_types_whatever_is_there(synthetic):
     for folder, done in (("full", True), ("empty", False)):
         made = synthetic(folder=folder)
         found = rows.load(made.name, (made.fill() if done else made).root)
-        table = pq.read_table(io.BytesIO(tables.rows_parquet(found)))
+        table = pq.read_table(io.BytesIO(exports.rows_parquet(found)))
         schemas.append(table.schema.remove_metadata())
         assert table.column_names == list(found.frame.columns)
         assert set(map(str, schemas[-1].types)) == {"string", "int64", "double"}
-        back = read(tables.rows_csv(found))
+        back = read(exports.rows_csv(found))
         for name in ("seed", "n", "student_accuracy", "pgr"):
             assert back[name].tolist() == pytest.approx(table[name].to_pandas().tolist(), nan_ok=True)
     assert schemas[0] == schemas[1]
@@ -189,20 +186,20 @@ def test_rows_parquet_has_the_same_types_whatever_is_there(synthetic):
 def test_a_column_of_mixed_types_is_refused():
     frame = pd.DataFrame({"task": ["movie"], "weak_accuracy": ["0.5, or so"]})
     with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
-        tables.rows_parquet(SimpleNamespace(frame=frame))
+        exports.rows_parquet(SimpleNamespace(frame=frame))
 
 
 def test_cells_parquet_is_the_csv_with_types(synthetic):
     made = synthetic()
     found = aggregate(rows.load(made.name, made.fill(leave_out=made.digests("logconf")).root))
-    table = pq.read_table(io.BytesIO(tables.cells_parquet(found)))
-    back = read(tables.cells_csv(found))
+    table = pq.read_table(io.BytesIO(exports.cells_parquet(found)))
+    back = read(exports.cells_csv(found))
     assert table.column_names == list(back)
     assert table["pgr"].to_pylist()[1] is None
     assert table["weak_params"].to_pylist() == back.weak_params.tolist()
     for name in ("weak_accuracy_low", "pgr_auroc", "agreement_seeds"):
         assert table[name].to_pandas().tolist() == pytest.approx(back[name].tolist(), nan_ok=True)
-    none = pq.read_table(io.BytesIO(tables.cells_parquet([])))
+    none = pq.read_table(io.BytesIO(exports.cells_parquet([])))
     assert none.schema.remove_metadata() == table.schema.remove_metadata()
 
 
@@ -212,7 +209,7 @@ def test_every_estimate_of_a_cell_is_exported():
 
     from w2s.analyze.numbers.cells import Measured
 
-    known = set(read(tables.cells_csv([XENT])))
+    known = set(read(exports.cells_csv([XENT])))
     measures = {field.name for field in fields(Measured)} - {"noise", "p", "p_holm"}
     assert {exports.column_of(metric, name) for metric in ("accuracy", "auroc") for name in measures} <= known
     renamed = {"weak_model": "weak", "student_model": "student", "planned": "seeds_planned", "seeds": "seeds_done"}

@@ -138,14 +138,13 @@ def table(rows: Rows, form: str = "text", metric: str = "accuracy", baseline: st
 
     from rich.console import Console
 
-    from w2s.analyze import tables
     from w2s.analyze.render import composed_of
-    from w2s.analyze.tables import terminal
+    from w2s.analyze.tables import latex, markdown, terminal
     from w2s.errors import SpecError
     from w2s.identity import nearest
 
     _require_metric(metric)
-    forms: dict[str, Callable[[Any], str]] = {"markdown": tables.markdown, "latex": tables.latex}
+    forms: dict[str, Callable[[Any], str]] = {"markdown": markdown.markdown, "latex": latex.latex}
     if form not in (*forms, "text"):
         raise SpecError(f"form: there is no {form!r}{nearest(form, [*forms, 'text'])}")
     composed = composed_of(rows, cells_of(rows, baseline), metric)

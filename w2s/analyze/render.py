@@ -22,13 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s.analyze import tables
 from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.cells import METRICS, Cell
 from w2s.analyze.reading import merge
 from w2s.analyze.reading.merge import Merged, file_name
 from w2s.analyze.reading.rows import Rows
-from w2s.analyze.tables import document
+from w2s.analyze.tables import document, exports, latex, markdown
 from w2s.analyze.tables.document import Document
 from w2s.disk import disk_errors, read_json
 from w2s.errors import MachineError, SpecError, W2SError
@@ -156,14 +155,14 @@ def _made(problems: list[str], what: str) -> Iterator[None]:
 
 def _tables(rows: Rows, cells: list[Cell], composed: Document) -> list[Path]:
     contents = {
-        "table.csv": tables.cells_csv(cells).encode(),
-        "rows.csv": tables.rows_csv(rows).encode(),
-        "rows.parquet": tables.rows_parquet(rows),
-        "table.md": tables.markdown(composed).encode(),
-        "table.tex": tables.latex(composed).encode(),
+        "table.csv": exports.cells_csv(cells).encode(),
+        "rows.csv": exports.rows_csv(rows).encode(),
+        "rows.parquet": exports.rows_parquet(rows),
+        "table.md": markdown.markdown(composed).encode(),
+        "table.tex": latex.latex(composed).encode(),
     }
     if len({cell.task for cell in cells}) > 1:
-        contents["medians.csv"] = tables.medians_csv(cells).encode()
+        contents["medians.csv"] = exports.medians_csv(cells).encode()
     else:
         (rows.folder / "medians.csv").unlink(missing_ok=True)
     return [_replace(rows.folder / name, content) for name, content in contents.items()]
