@@ -27,7 +27,7 @@ LAYERS = (
     {"disk"},
     {"identity", "yamlfile", "store", "provenance"},
     {"randomness", "sources", "pairs"},
-    {"models", "tasks"},
+    {"models", "objectives", "supervision", "tasks"},
     {"spec"},
     {"misfits", "memory", "resources"},
     {"cost", "sweep", "learn"},

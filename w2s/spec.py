@@ -10,30 +10,20 @@ from pydantic import Field, field_validator
 
 from w2s.identity import Spec, identity, runtime
 from w2s.models import ModelSpec
+from w2s.objectives import LogConf as LogConf  # recipes name their losses, and so does who imports this
+from w2s.objectives import Loss as Loss
+from w2s.objectives import Xent as Xent
+from w2s.supervision import Labels as Labels  # as with losses
+from w2s.supervision import LabelsSpec as LabelsSpec
+from w2s.supervision import Made as Made
+from w2s.supervision import Truth as Truth
+from w2s.supervision import Weak as Weak
 from w2s.tasks.task import TaskSpec
 
 Split = Literal["weak_train", "transfer", "val", "test"]
 INTERVAL = re.compile(r"never|[1-9][0-9]* (min|steps)")
 PREDICTED: tuple[Split, ...] = ("test", "val", "transfer")  # by every trained model: all it may later be asked about
 EVALUATED: tuple[Split, ...] = ("val", "test")  # on the way, for selections
-
-
-class Xent(Spec):
-    """Cross-entropy against the labels, soft or hard."""
-
-    name: Literal["xent"] = identity("xent")
-
-
-class LogConf(Spec):
-    """Auxiliary confidence loss. Source: Burns et al. 2023, sec. 4.3.2 and appendix A.4."""
-
-    name: Literal["logconf"] = identity("logconf")
-    a_max: float = identity(0.5, ge=0.0, le=1.0)
-    warmup_frac: float = identity(0.2, ge=0.0, le=1.0)
-    threshold: Literal["prior", "half"] | Annotated[float, Field(gt=0.0, lt=1.0)] = identity("prior")
-
-
-Loss = Annotated[Xent | LogConf, Field(discriminator="name")]
 
 
 class Full(Spec):
@@ -171,23 +161,6 @@ class MaterializeSpec(Spec):
         return ()
 
 
-class Truth(Spec):
-    """Labels are the ground truth of the split that is trained on."""
-
-    kind: Literal["truth"] = identity("truth")
-
-
-class Weak(Spec):
-    """Labels are a supervisor's predictions, joined by example id."""
-
-    kind: Literal["weak"] = identity("weak")
-    supervisor: str = identity(pattern=r"^[0-9a-f]{64}$")  # digest of its train step
-    hard: bool = identity(False)  # True: the supervisor's argmax instead of its probabilities
-
-
-Labels = Annotated[Truth | Weak, Field(discriminator="kind")]
-
-
 class FeaturesSpec(Spec):
     """The hidden states that leave the frozen lowest `model.layers` layers, for every token of one split."""
 
@@ -221,8 +194,10 @@ class TrainSpec(Spec):
     @property
     def parents(self) -> tuple[str, ...]:
         """Digests of the steps whose artifacts this one reads."""
-        supervisors = (self.labels.supervisor,) if isinstance(self.labels, Weak) else ()
-        return (self.data, *supervisors, *(spec.digest() for spec in self.features().values()))
+        labels: tuple[str, ...] = ()
+        if not isinstance(self.labels, Truth):
+            labels = (self.labels.supervisor if isinstance(self.labels, Weak) else self.labels.labels,)
+        return (self.data, *labels, *(spec.digest() for spec in self.features().values()))
 
     @property
     def used_splits(self) -> tuple[Split, ...]:
@@ -254,5 +229,5 @@ def _features(
     return tuple(FeaturesSpec(data=data, split=split, model=trunk, engine=engine) for split in splits)
 
 
-AnyStep = MaterializeSpec | FeaturesSpec | TrainSpec
+AnyStep = MaterializeSpec | FeaturesSpec | LabelsSpec | TrainSpec
 Step = Annotated[AnyStep, Field(discriminator="kind")]

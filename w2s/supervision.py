@@ -1,0 +1,242 @@
+"""What labels are learned from, as data: sources, transforms, parts. Knows no sweep, no files, no arrays.
+
+A training reads ground truth, one supervisor's predictions as they are, or a labels step, which holds everything else:
+several supervisors, a file, controls, and whatever is done to labels before somebody learns from them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from w2s.identity import Spec, identity
+from w2s.sources.spec import FileSource
+
+DIGEST = r"^[0-9a-f]{64}$"
+Digest = Annotated[str, Field(pattern=DIGEST)]
+
+
+# -- what a training learns from ---------------------------------------------------------------------------------------
+
+
+class Truth(Spec):
+    """Labels are the ground truth of the split that is trained on."""
+
+    kind: Literal["truth"] = identity("truth")
+
+
+class Weak(Spec):
+    """Labels are a supervisor's predictions, joined by example id."""
+
+    kind: Literal["weak"] = identity("weak")
+    supervisor: str = identity(pattern=DIGEST)  # digest of its train step
+    hard: bool = identity(False)  # True: the supervisor's argmax instead of its probabilities
+
+
+class Made(Spec):
+    """Labels are those of a labels step; examples that it has none for are not trained on."""
+
+    kind: Literal["made"] = identity("made")
+    labels: str = identity(pattern=DIGEST)  # digest of the labels step
+
+
+Labels = Annotated[Truth | Weak | Made, Field(discriminator="kind")]
+
+
+# -- where labels come from --------------------------------------------------------------------------------------------
+
+
+class SupervisorLabels(Spec):
+    """Predictions of train steps. Of several: their (weighted) mean; the class that most of them choose; or, for each
+    example, the prediction of the one that is most confident there."""
+
+    kind: Literal["supervisors"] = identity("supervisors")
+    supervisors: tuple[Digest, ...] = identity(min_length=1)
+    combine: Literal["mean", "vote", "route"] = identity("mean")
+    weights: tuple[float, ...] | None = identity(None)  # of a mean; None: equal ones
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> SupervisorLabels:
+        wrong = wrong_weights(self.weights, len(self.supervisors), self.combine)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
+
+
+def wrong_weights(weights: tuple[float, ...] | None, supervisors: int, combine: str) -> str | None:
+    """What is wrong with the weights of so many supervisors; None where nothing is."""
+    if weights is None:
+        return None
+    if combine != "mean":
+        return f"weights: are of a mean, and combine is {combine}; leave one of them out"
+    if len(weights) != supervisors:
+        return f"weights: expected one for each of {supervisors} supervisors (got {len(weights)})"
+    if min(weights) < 0:
+        return f"weights: expected 0 or more (got {min(weights):g})"
+    if not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
+        return f"weights: must sum to 1 (got {sum(weights):g})"
+    return None
+
+
+class FileLabels(Spec):
+    """Labels of people, or of a program that is none of ours, from a file; `origin` is what the labels' origin says."""
+
+    kind: Literal["file"] = identity("file")
+    source: FileSource = identity()
+    origin: str = identity(min_length=1)
+
+
+class TruthLabels(Spec):
+    """Ground truth of transfer and val, asked for by name."""
+
+    kind: Literal["truth"] = identity("truth")
+
+
+class MajorityLabels(Spec):
+    """For every example the class that is most frequent in weak_train; of several the first."""
+
+    kind: Literal["majority"] = identity("majority")
+
+
+class SimulatedLabels(Spec):
+    """Ground truth with as many errors, and the same confidences, as the predictions of the train step `like`.
+
+    random: errors fall on any example. class: errors as frequent between each two classes as those of `like`.
+    difficulty: errors fall where the train step `by` is least sure of the truth.
+    """
+
+    kind: Literal["simulated"] = identity("simulated")
+    like: str = identity(pattern=DIGEST)
+    errors: Literal["random", "class", "difficulty"] = identity("random")
+    by: Digest | None = identity(None)
+
+    @model_validator(mode="after")
+    def _judged(self) -> SimulatedLabels:
+        if (self.errors == "difficulty") != (self.by is not None):
+            raise ValueError("errors by difficulty need `by`, the model that says what is difficult, and others none")
+        return self
+
+
+LabelSource = Annotated[
+    SupervisorLabels | FileLabels | TruthLabels | MajorityLabels | SimulatedLabels, Field(discriminator="kind")
+]
+
+
+# -- what is done to them ----------------------------------------------------------------------------------------------
+
+
+class Harden(Spec):
+    """The most probable class, with probability 1."""
+
+    name: Literal["harden"] = identity("harden")
+
+
+class Temperature(Spec):
+    """Probabilities to the power 1/t, scaled to sum to 1: softer above 1, sharper below."""
+
+    name: Literal["temperature"] = identity("temperature")
+    t: float = identity(gt=0.0)
+
+
+class Smooth(Spec):
+    """(1 - eps) p + eps / C. Source: Szegedy et al. 2016 (arXiv 1512.00567), sec. 7."""
+
+    name: Literal["smooth"] = identity("smooth")
+    eps: float = identity(ge=0.0, le=1.0)
+
+
+class Confident(Spec):
+    """Keeps the share `keep` of the examples whose most probable class is most probable; of each class, or of all."""
+
+    name: Literal["confident"] = identity("confident")
+    keep: float = identity(gt=0.0, le=1.0)
+    per_class: bool = identity(True)  # False: what is easy for the supervisor may shift the classes
+
+
+class MixTruth(Spec):
+    """Ground truth instead of the label for this share of the examples, drawn at random."""
+
+    name: Literal["mix_truth"] = identity("mix_truth")
+    share: float = identity(ge=0.0, le=1.0)
+
+
+class Subsample(Spec):
+    """Keeps a share of the examples, drawn at random: a given one, or the accuracy of the train step `like`."""
+
+    name: Literal["subsample"] = identity("subsample")
+    share: float | None = identity(None, gt=0.0, le=1.0)
+    like: Digest | None = identity(None)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Subsample:
+        if (self.share is None) == (self.like is None):
+            raise ValueError("expected either a share or a model whose accuracy is the share")
+        return self
+
+
+AnyTransform = Harden | Temperature | Smooth | Confident | MixTruth | Subsample
+Transform = Annotated[AnyTransform, Field(discriminator="name")]
+
+
+# -- the step ----------------------------------------------------------------------------------------------------------
+
+
+class LabelsSpec(Spec):
+    """Labels for transfer and val, with their origins; shared by all that learn from them.
+
+    `part` and transforms that drop examples concern transfer alone: val keeps every example that has a label.
+    """
+
+    kind: Literal["labels"] = identity("labels")
+    version: int = identity(1)  # raise when the code of this step changes meaning
+    data: str = identity(pattern=DIGEST)  # digest of its materialize step
+    source: LabelSource = identity()
+    transforms: tuple[Transform, ...] = identity(())  # in this order
+    part: tuple[int, int] | None = identity(None)  # (i, n): the i-th (from 0) of n disjoint parts of transfer
+    seed: int = identity(0, ge=0)  # of what is drawn at random; 0 where nothing is, so that seeds share the step
+
+    @model_validator(mode="after")
+    def _part_is_one(self) -> LabelsSpec:
+        if self.part is not None and not 0 <= self.part[0] < self.part[1]:
+            raise ValueError(f"part: expected [i, n] with 0 <= i < n (got {list(self.part)})")
+        return self
+
+    @property
+    def supervisors(self) -> tuple[str, ...]:
+        """Digests of the train steps whose predictions this step reads, each once."""
+        source, found = self.source, list[str | None]()
+        if isinstance(source, SupervisorLabels):
+            found += source.supervisors
+        elif isinstance(source, SimulatedLabels):
+            found += [source.like, source.by]
+        found += [t.like for t in self.transforms if isinstance(t, Subsample)]
+        return tuple(dict.fromkeys(digest for digest in found if digest is not None))
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Digests of the steps whose artifacts this one reads."""
+        return (self.data, *self.supervisors)
+
+    @property
+    def reads_truth(self) -> bool:
+        """True where ground truth of transfer and val is asked for, as labels, as part of them, or to count errors."""
+        asks = isinstance(self.source, (TruthLabels, SimulatedLabels))
+        return asks or any(isinstance(t, MixTruth) or (isinstance(t, Subsample) and t.like) for t in self.transforms)
+
+    @property
+    def share(self) -> float:
+        """The share of transfer that gets a label, as far as the spec tells."""
+        kept = 1.0 if self.part is None else 1.0 / self.part[1]
+        for transform in self.transforms:
+            if isinstance(transform, Confident):
+                kept *= transform.keep
+            elif isinstance(transform, Subsample):
+                kept *= transform.share or 1.0
+        return kept
+
+
+def draws(source: LabelSource, transforms: tuple[AnyTransform, ...]) -> bool:
+    """True where something is drawn at random, so that labels depend on the seed."""
+    return isinstance(source, SimulatedLabels) or any(isinstance(t, (MixTruth, Subsample)) for t in transforms)
