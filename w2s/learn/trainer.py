@@ -1,7 +1,7 @@
 """A classifier, tokenised texts and labels in, a trained classifier and its history out: the one training loop.
 
 One process, DDP and DeepSpeed go through the same lines. A step's gradient is that of the mean loss over its global
-batch, however the batch is cut into ranks, micro-batches and chunks; losses and targets are those of the global batch.
+batch, however the batch is cut into ranks, micro-batches and chunks; losses and aims are those of the global batch.
 
 Shapes: N training examples, G examples of the global batch, B of a micro-batch, C classes.
 """
@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import accelerate
 import numpy as np
@@ -34,11 +34,21 @@ from w2s.stopping import Stopped, Stopping
 
 @dataclass(frozen=True)
 class Trained:
-    """The classifier as prepared, after its last step; one row per step: step, epoch, loss, lr, examples, seconds."""
+    """The classifier as prepared, after its last step; one row per step: step, epoch, loss, lr, examples, seconds.
+
+    A loss that leaves examples out adds `weight`, the share of the batch that it learnt from.
+    """
 
     model: nn.Module
     history: list[dict[str, Any]]
     evaluations: list[Evaluation]
+
+
+class Spent(NamedTuple):
+    """Sums over examples: of the loss, in nats, and of the weights where the loss leaves examples out."""
+
+    loss: float = 0.0
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class _Training:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.prior_C = self.labels_NC.double().mean(dim=0).float()
+        self.course = losses.course_of(self.recipe.loss, self.labels_NC)
 
     def run(self) -> Trained:
         """Every step that is left."""
@@ -121,7 +131,7 @@ class _Training:
                 self._evaluate(progress.step == total_steps)
                 self._keep(stop, due)
             # Somebody may have asked since the last step was under way, and may while the predictions are made.
-            _, stop, due = self._agreed(0.0, ended=True)
+            _, stop, due = self._agreed(Spent(), ended=True)
             self._keep(stop, due)
         return Trained(self.model, progress.history, progress.evaluations)
 
@@ -146,13 +156,15 @@ class _Training:
             group["lr"] = lr
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss, stop, due = self._backward(batch)
+        spent, stop, due = self._backward(batch)
         if recipe.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         if getattr(self.optimizer.optimizer, "overflow", False):  # ZeRO 1 to 3 leave such an update out, and go on
             self._diverged("gradient", math.nan)
-        row = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "examples": len(batch)}
+        row = {"step": step, "epoch": epoch, "loss": spent.loss / len(batch), "lr": lr, "examples": len(batch)}
+        if losses.drops(recipe.loss):
+            row["weight"] = spent.weight / len(batch)  # the share of the batch that the step learnt from
         return {**row, "seconds": time.perf_counter() - started}, stop, due
 
     def require_finite(self, inner: torch.optim.Optimizer, *_: Any) -> None:
@@ -171,40 +183,40 @@ class _Training:
             f"Lower recipe.lr (now {self.recipe.lr:g}), or clip harder (clip_norm is {self.recipe.clip_norm})"
         )
 
-    def _backward(self, batch: np.ndarray) -> tuple[float, bool, bool]:
+    def _backward(self, batch: np.ndarray) -> tuple[Spent, bool, bool]:
         """Accumulate the gradient of the global batch's mean loss; DeepSpeed makes its update in here, too.
 
-        Returns the loss in nats per example, and the wishes of all ranks to stop and to save.
+        Returns the sums over the global batch, and the wishes of all ranks to stop and to save.
         """
         parts = cut(self.tokens.lengths[batch], ranks.size(), self.micro_batch_size)[ranks.rank()]
-        target_GC = self._targets_before(batch, parts)
-        loss_sum, stop, due = 0.0, False, False
+        aims_G = self._aims_before(batch, parts)
+        spent, stop, due = Spent(), False, False
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             with self._gradients_sent(last):
                 logits_BC = self._logits(batch, part)
-                if target_GC is None:
-                    target_GC = self._targets(batch, self._gathered(len(batch), parts, [logits_BC.detach()]))
-                loss = losses.cross_entropy_sum(logits_BC, target_GC[part].to(logits_BC.device))
-                loss_sum += float(loss.detach())
+                aims_B = self._aims_of(batch, part, logits_BC, aims_G)
+                loss = losses.loss_sum(self.recipe.loss, logits_BC, aims_B)
+                weight = float(aims_B.weight_G.sum()) if losses.drops(self.recipe.loss) else 0.0
+                spent = Spent(spent.loss + float(loss.detach()), spent.weight + weight)
                 if last:  # before the last backward pass, because DeepSpeed updates at its end
-                    loss_sum, stop, due = self._agreed(loss_sum)
-                    if not math.isfinite(loss_sum):
-                        self._diverged("loss", loss_sum / len(batch))
+                    spent, stop, due = self._agreed(spent)
+                    if not math.isfinite(spent.loss):
+                        self._diverged("loss", spent.loss / len(batch))
                 # Sum over the global count, not a mean of means: the last micro-batch may be short. Ranks are
                 # averaged by DDP and DeepSpeed.
                 self.accelerator.backward(loss * (ranks.size() / len(batch)))
-        return loss_sum / len(batch), stop, due
+        return spent, stop, due
 
-    def _agreed(self, loss_sum: float, ended: bool = False) -> tuple[float, bool, bool]:
-        """The loss over all ranks, and whether any of them wants to stop or a checkpoint is due."""
+    def _agreed(self, spent: Spent, ended: bool = False) -> tuple[Spent, bool, bool]:
+        """The sums over all ranks, and whether any of them wants to stop or a checkpoint is due."""
         checkpoints = self.around.checkpoints
         due = checkpoints is not None and (
             checkpoints.due_at_end() if ended else checkpoints.due(self.progress.step + 1)
         )
-        mine = torch.tensor([loss_sum, self.around.stopping.asked, due], dtype=torch.float64)
-        loss, stop, save = ranks.total(mine).tolist()
-        return loss, stop > 0, save > 0
+        mine = torch.tensor([*spent, self.around.stopping.asked, due], dtype=torch.float64)
+        loss, weight, stop, save = ranks.total(mine).tolist()
+        return Spent(loss, weight), stop > 0, save > 0
 
     @contextlib.contextmanager
     def _gradients_sent(self, last: bool) -> Any:
@@ -214,22 +226,34 @@ class _Training:
         with contextlib.nullcontext() if last or not ddp else self.accelerator.no_sync(self.model):
             yield
 
-    def _targets_before(self, batch: np.ndarray, parts: list[np.ndarray]) -> Tensor | None:
-        """Targets (G, C), where they can be had before the pass that is trained on; None where its own logits serve."""
-        if not losses.needs_batch_logits(self.recipe.loss):
-            return self._targets(batch, None)
+    def _aims_before(self, batch: np.ndarray, parts: list[np.ndarray]) -> losses.Aims | None:
+        """Aims of the global batch, made before the pass that is trained on; None where its own logits serve."""
+        reads = losses.reads(self.recipe.loss)
+        if reads == "labels":
+            return self._aims(batch, None)
         # Dropout would make a micro-batch's own logits a random student's.
-        if len(parts) == 1 and not _has_dropout(self.recipe):
+        if (reads == "own" or len(parts) == 1) and not _has_dropout(self.recipe):
             return None
         self.model.eval()
         with torch.no_grad():
             logits = [self._logits(batch, part) for part in parts]
         self.model.train()
-        return self._targets(batch, self._gathered(len(batch), parts, logits))
+        return self._aims(batch, self._gathered(len(batch), parts, logits))
 
-    def _targets(self, batch: np.ndarray, logits_GC: Tensor | None) -> Tensor:
-        step, total_steps = self.progress.step, len(self.batches)
-        return losses.targets(self.recipe.loss, self.labels_NC[batch], logits_GC, self.prior_C, step, total_steps)
+    def _aims_of(
+        self, batch: np.ndarray, part: np.ndarray, logits_BC: Tensor, aims_G: losses.Aims | None
+    ) -> losses.Aims:
+        """Aims of a micro-batch: from those of the batch, or from its own logits, where they serve."""
+        if aims_G is None and losses.reads(self.recipe.loss) == "own":
+            return self._aims(batch[part], logits_BC.detach())
+        if aims_G is None:
+            aims_G = self._aims(batch, self._gathered(len(batch), [part], [logits_BC.detach()]))
+        return aims_G.rows(part, logits_BC.device)
+
+    def _aims(self, rows: np.ndarray, logits_GC: Tensor | None) -> losses.Aims:
+        p_GC = self.labels_NC[rows] if logits_GC is None else self.labels_NC[rows].to(logits_GC.device)
+        course = self.course._replace(step=self.progress.step, total_steps=len(self.batches))
+        return losses.aims(self.recipe.loss, p_GC, logits_GC, course)
 
     def _gathered(self, examples: int, parts: list[np.ndarray], logits: list[Tensor]) -> Tensor:
         """Logits (G, C) of the global batch from all ranks, on the CPU."""
