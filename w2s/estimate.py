@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from w2s.cost import step_flops
 from w2s.plan import Node, Plan, finished
-from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, MaterializeSpec, TrainSpec
+from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, LabelsSpec, Made, MaterializeSpec, TrainSpec
 from w2s.store import Store
 
 TOKENS_PER_WORD = 1.35  # of English text under the tokenizers of the registry; used until a manifest says better
 ASSUMED_TOKENS = 64.0  # per example, while the data is not there to be counted
+LABELS_S = 1.0  # of a labels step, before one has been seen: it reads a few files and writes two
+MODELLESS = ("materialize", "labels")
 SEEN_MANIFESTS = 200  # of each kind: reading every manifest of a large store would make `w2s plan` slow
 
 
@@ -73,6 +75,8 @@ def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rat
     spec = node.spec
     if isinstance(spec, MaterializeSpec):
         return Cost(0.0, 0.0, rates.get(spec.kind))
+    if isinstance(spec, LabelsSpec):
+        return Cost(0.0, 0.0, rates.get(spec.kind, LABELS_S))
     data = plan.nodes[spec.data].spec
     assert isinstance(data, MaterializeSpec)
     words = words_each(spec.data)
@@ -80,15 +84,22 @@ def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rat
     if isinstance(spec, FeaturesSpec):
         trained, predicted = 0.0, getattr(data.sizes, spec.split) * tokens_each
     else:
-        trained = getattr(data.sizes, spec.split) * spec.recipe.epochs * tokens_each
+        examples = round(getattr(data.sizes, spec.split) * _share(spec, plan))
+        trained = examples * spec.recipe.epochs * tokens_each
         predicted = sum(getattr(data.sizes, split) for split in PREDICTED) * tokens_each
         evaluated = sum(getattr(data.sizes, split) for split in EVALUATED) * tokens_each
-        predicted += _evaluations(spec, getattr(data.sizes, spec.split)) * evaluated
+        predicted += _evaluations(spec, examples) * evaluated
     flops = step_flops(spec, trained, predicted)
     if flops is None:
         return Cost(trained + predicted, None, None)
     rate = rates.get(spec.model.name, rates.get("any model"))
     return Cost(trained + predicted, flops, None if rate is None else flops * rate)
+
+
+def _share(spec: TrainSpec, plan: Plan) -> float:
+    """The share of its split that a training has labels for, as far as specs tell."""
+    labels = plan.nodes[spec.labels.labels].spec if isinstance(spec.labels, Made) else None
+    return labels.share if isinstance(labels, LabelsSpec) else 1.0
 
 
 def _evaluations(spec: TrainSpec, examples: int) -> int:
@@ -107,14 +118,14 @@ def _words_each(data: str, store: Store) -> float | None:
 
 
 def _rates(store: Store) -> dict[str, float]:
-    """Seconds per FLOP by model name and under 'any model'; seconds per step under 'materialize'."""
+    """Seconds per FLOP by model name and under 'any model'; seconds per step under their kind where they use no model."""
     seen: dict[str, list[float]] = {}
-    some = (itertools.islice(store.artifacts(kind), SEEN_MANIFESTS) for kind in ("materialize", "features", "train"))
+    some = (itertools.islice(store.artifacts(kind), SEEN_MANIFESTS) for kind in (*MODELLESS, "features", "train"))
     for kind, digest in itertools.chain.from_iterable(some):
         manifest = store.manifest(kind, digest)
         if manifest is None:
             continue
-        if kind == "materialize":
+        if kind in MODELLESS:
             seen.setdefault(kind, []).append(manifest["wall_s"])
         elif manifest.get("flops"):
             for name in (manifest["spec"]["model"]["name"], "any model"):

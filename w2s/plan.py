@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from w2s.chains import title_of
 from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
 from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
@@ -48,12 +49,13 @@ def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
     cells: Counter[str] = Counter()
     for cell in experiments:
         named, where = cell.digests, f"on {cell.task}"
-        student = f"student {cell.student} of {cell.weak} {where}, {cell.method}, seed {cell.seed}"
+        student = title_of(cell.task, cell.weak, cell.student, cell.method, cell.seed)
         roles: Sequence[tuple[str, AnyStep, str]] = [
             (named.data, cell.data, f"data {cell.task}"),
             *_trunks(cell),
             (named.weak, cell.weak_step, f"weak {cell.weak} {where}, seed {cell.seed}"),
             (named.ceiling, cell.ceiling_step, f"ceiling {cell.student} {where}, seed {cell.seed}"),
+            *cell.between,
             (named.student, cell.student_step, student),
         ]
         for digest, spec, title in roles:
@@ -66,7 +68,8 @@ def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
 
 def _trunks(cell: Experiment) -> list[tuple[str, FeaturesSpec, str]]:
     """The cached frozen layers that the cell's steps start from, each once, with their titles."""
-    steps = (cell.weak_step, cell.ceiling_step, cell.student_step)
+    between = (step.spec for step in cell.between if isinstance(step.spec, TrainSpec))
+    steps = (cell.weak_step, cell.ceiling_step, *between, cell.student_step)
     specs = {spec.digest(): spec for step in steps for spec in step.features().values()}
     return [
         (

@@ -12,21 +12,23 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
 from w2s import misfits, models, resources
+from w2s.chains import Between, Chains, Supply
 from w2s.errors import SpecError
 from w2s.identity import LISTED, Spec, identity, runtime, unique, validated
+from w2s.labelling import labelling_of
 from w2s.misfits import Use
 from w2s.models import ModelSpec
 from w2s.pairs import Pairs, expanded
 from w2s.resources import Resources, Slurm
 from w2s.sources.fetch import find_file
-from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
+from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec
 from w2s.tasks import registry
 from w2s.tasks.task import TaskSpec
 from w2s.yamlfile import parse_yaml, read_yaml
@@ -37,14 +39,16 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")  # sweeps, models and metho
 SHARED_LOSS = "the loss belongs to a method: `methods: {name: {loss: ...}}`"
 OWN_LOSS = "the loss of a method stands beside its recipe, not in it"
 MOVED = "precision"  # once a field of recipes
+LOSSES = frozenset(loss.model_fields["name"].default for loss in get_args(get_args(Loss)[0]))
 Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations, the one whose predictions count
 
 
 class Method(Spec):
-    """How a student learns from its supervisor: the loss, what else of the recipe differs, soft or hard labels."""
+    """How a student learns: the loss, what else of the recipe differs, from whom, soft or hard labels."""
 
     loss: Loss = identity()
     recipe: dict[str, Any] = identity({})
+    labels: Any = identity(None)  # see w2s.labelling; None: the pair's weak model
     hard_labels: bool = identity(False)
 
 
@@ -79,15 +83,21 @@ class Sweep(NamedTuple):
     pairs: list[tuple[str, str]]
     resources: dict[str, Resources]  # by model: what a job asks SLURM for
     engines: dict[str, Engine]  # by model: the sweep's, but for how many processes a job holds
+    chains: Chains  # what each method's labels lead to
 
 
 class Digests(NamedTuple):
-    """The digests of a cell's steps."""
+    """The digests of a cell's steps.
+
+    `labels`: of the labels step that the student learned from, or of the train step where another than the weak model
+    supervised it; '' where it learned from the weak model's own predictions.
+    """
 
     data: str
     weak: str
     student: str
     ceiling: str
+    labels: str = ""
 
 
 class Experiment(NamedTuple):
@@ -103,6 +113,7 @@ class Experiment(NamedTuple):
     student_step: TrainSpec
     ceiling_step: TrainSpec
     digests: Digests
+    between: tuple[Between, ...] = ()  # other supervisors and labels that the student needs, parents first
 
 
 def read_sweep(path: Path, sets: Sequence[str] = ()) -> Sweep:
@@ -197,7 +208,8 @@ def _method(name: str, entry: Any) -> Any:
     if isinstance(entry, str) or entry is None:
         return {"loss": {"name": entry or name}}
     if isinstance(entry, dict) and "loss" not in entry:
-        return {**entry, "loss": {"name": name}}
+        # A method that is about labels may be called as it likes.
+        return {**entry, "loss": {"name": "xent" if "labels" in entry and name not in LOSSES else name}}
     if isinstance(entry, dict) and isinstance(entry["loss"], str):
         return {**entry, "loss": {"name": entry["loss"]}}
     return entry
@@ -269,12 +281,14 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         if not NAME.match(method):
             problems.append(f"methods.{method}: {WRONG_NAME}")
         problems += _wrong_recipe(entry.recipe, f"methods.{method}.recipe", OWN_LOSS)
+        problems += misfits.of_hard_labels(method, entry.loss) if entry.hard_labels else []
         for name, value in file.models.items():
             loss = entry.loss.model_dump(mode="json")
             student_recipes[name, method] = _recipe(file.recipe, _parts(value)[1], entry.recipe, {"loss": loss})
     pairs = collect(expanded, file.pairs, list(file.models))
+    chains, between = _chains(file, base, pairs, problems)
     problems += misfits.of_selections(file.selections, list(file.methods), student_recipes, pairs or [])
-    uses = _uses(specs, recipes, student_recipes, pairs)
+    uses = _uses(specs, recipes, student_recipes, between)
     problems += [*misfits.of_engine(file.engine), *misfits.of_recipes(file.engine, uses)]
     if None not in (*recipes.values(), *student_recipes.values()):
         problems += misfits.of_cache(file.engine, uses)
@@ -284,7 +298,26 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     if problems:
         raise SpecError(unique(problems))
     engines = dict.fromkeys(specs, file.engine)
-    return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs, asked, engines)
+    return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs, asked, engines, chains)
+
+
+def _chains(
+    file: SweepFile, base: Path, pairs: list[tuple[str, str]] | None, problems: list[str]
+) -> tuple[Chains, set[tuple[str, str]]]:
+    """What the methods' labels lead to, and (model, method) of every student; what is wrong goes to `problems`."""
+    wrong: list[str] = []
+    labellings = {
+        method: _collect(
+            wrong, labelling_of, entry.labels, f"methods.{method}.labels",
+            list(file.models), list(file.methods), base, entry.hard_labels,
+        )
+        for method, entry in file.methods.items()
+    }  # fmt: skip
+    problems += wrong
+    chains = Chains(labellings, list(file.models))
+    if wrong or pairs is None:
+        return chains, {(model, method) for model in file.models for method in file.methods}
+    return chains, _collect(problems, chains.students, pairs) or set()
 
 
 def on_slurm(sweep: Sweep) -> Sweep:
@@ -294,7 +327,7 @@ def on_slurm(sweep: Sweep) -> Sweep:
     """
     problems: list[str] = []
     engines = dict(sweep.engines)
-    uses = _uses(sweep.models, sweep.recipes, sweep.student_recipes, sweep.pairs)
+    uses = _uses(sweep.models, sweep.recipes, sweep.student_recipes, sweep.chains.students(sweep.pairs))
     for name, asked in sweep.resources.items():
         lie = _collect(problems, resources.processes, sweep.engines[name], asked, f"models.{name}.slurm")
         if lie is not None:
@@ -351,13 +384,12 @@ def _uses(
     specs: dict[str, Any],
     recipes: dict[str, Any],
     student_recipes: dict[tuple[str, str], Any],
-    pairs: Sequence[tuple[str, str]] | None,
+    students: Collection[tuple[str, str]],
 ) -> list[Use]:
-    """Every recipe that is right by itself, with what follows it."""
-    students = {student for _, student in pairs} if pairs is not None else set(specs)
+    """Every recipe that is right by itself, with what follows it. `students`: (model, method) of all there are."""
     uses = [Use(model, None, specs[model], recipe) for model, recipe in recipes.items() if recipe is not None]
     for (model, method), recipe in student_recipes.items():
-        if recipe is not None and model in students:
+        if recipe is not None and (model, method) in students:
             uses.append(Use(model, method, specs[model], recipe))
     return uses
 
@@ -378,18 +410,14 @@ def expand(sweep: Sweep) -> list[Experiment]:
             )  # fmt: skip
             return step, step.digest()
 
+        supply = Supply(task_name, data_digest, sweep.chains, sweep.student_recipes, on_truth)
         for weak, student in sweep.pairs:
             for seed in file.seeds:
                 weak_step, supervisor = on_truth(weak, seed, "weak_train")
                 ceiling_step, ceiling = on_truth(student, seed, "transfer")
-                for method, entry in file.methods.items():
-                    student_step = ceiling_step.model_copy(
-                        update={
-                            "labels": Weak(supervisor=supervisor, hard=entry.hard_labels),
-                            "recipe": sweep.student_recipes[student, method],
-                        }
-                    )
-                    digests = Digests(data_digest, supervisor, student_step.digest(), ceiling)
-                    cell = (task_name, weak, student, method, seed, data, weak_step, student_step, ceiling_step)
-                    experiments.append(Experiment(*cell, digests))
+                for method in file.methods:
+                    link = supply.student(weak, student, method, seed)
+                    digests = Digests(data_digest, supervisor, link.digest, ceiling, link.labels)
+                    cell = (task_name, weak, student, method, seed, data, weak_step, link.step, ceiling_step)
+                    experiments.append(Experiment(*cell, digests, link.between))
     return experiments

@@ -89,7 +89,7 @@ def status(results: Path, name: str | None) -> list[str]:
         recorded = _recorded(results, one)
         steps = ((step["digest"], step["parents"], step["digest"] in overview.finished) for step in recorded["steps"])
         found = states_of(steps, store, queued, overview)
-        cells = [[found[digest] for digest in cell["digests"].values()] for cell in recorded["cells"]]
+        cells = [[found[digest] for digest in cell["digests"].values() if digest] for cell in recorded["cells"]]
         tally = Counter(found.values())
         rows.append((one, _of(sum(set(c) == {"done"} for c in cells), len(cells)), _of(tally["done"], len(found)),
                      *(tally[state] or "" for state in STATES[1:])))  # fmt: skip

@@ -19,7 +19,7 @@ from w2s.execute import cluster, jobs, local
 from w2s.execute.display import Display
 from w2s.execute.slots import Slot, cpu_count, cuda_devices, machine_slots
 from w2s.plan import Node, Plan, is_done
-from w2s.spec import Engine, MaterializeSpec, TrainSpec
+from w2s.spec import Engine, FeaturesSpec, Made, MaterializeSpec, TrainSpec
 from w2s.stopping import Asked
 from w2s.store import Store
 
@@ -81,8 +81,8 @@ def _titles(nodes: list[Node]) -> str:
 
 
 def _engine(nodes: list[Node]) -> Engine:
-    """The settings that the steps of a line share; steps that make data have none."""
-    return next((node.spec.engine for node in nodes if not isinstance(node.spec, MaterializeSpec)), Engine())
+    """The settings that the steps of a line share; steps that make data or labels have none."""
+    return next((n.spec.engine for n in nodes if isinstance(n.spec, (FeaturesSpec, TrainSpec))), Engine())
 
 
 def _places(engine: Engine, env: Mapping[str, str]) -> list[Slot]:
@@ -140,6 +140,8 @@ def _parents(node: Node) -> list[tuple[str, str]]:
         kinds[node.spec.data] = "materialize"
     if isinstance(node.spec, TrainSpec):
         kinds |= {step.digest(): step.kind for step in node.spec.features().values()}
+        if isinstance(node.spec.labels, Made):
+            kinds[node.spec.labels.labels] = "labels"
     return [(kinds.get(parent, "train"), parent) for parent in node.parents]
 
 

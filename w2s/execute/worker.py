@@ -41,7 +41,7 @@ from w2s.disk import disk_errors, no_room
 from w2s.errors import MachineError, TryAgain, W2SError
 from w2s.identity import validated
 from w2s.memory import advice, is_out_of_memory, while_predicting
-from w2s.spec import AnyStep, Engine, FeaturesSpec, MaterializeSpec, TrainSpec
+from w2s.spec import AnyStep, Engine, FeaturesSpec, LabelsSpec, MaterializeSpec, TrainSpec
 from w2s.stopping import EXIT_CODE, SIGNALS, Stopped, Stopping
 from w2s.store import Store
 
@@ -51,7 +51,12 @@ REASON_CHARS = 2000
 DIAL_S = 20.0  # an address that does not answer is given up after so long
 SECRET, ADDRESSES = "W2S_RANKS_SECRET", "W2S_RANKS_PARENT"  # names in the environment of a rank that dials
 E = TypeVar("E", bound=BaseException)
-KINDS: dict[str, type[AnyStep]] = {"materialize": MaterializeSpec, "features": FeaturesSpec, "train": TrainSpec}
+KINDS: dict[str, type[AnyStep]] = {
+    "materialize": MaterializeSpec,
+    "features": FeaturesSpec,
+    "labels": LabelsSpec,
+    "train": TrainSpec,
+}
 
 
 class Failure(NamedTuple):

@@ -6,17 +6,22 @@ of parents are left out: two runs of one configuration differ in nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from w2s.errors import SpecError
-from w2s.identity import Spec, canonical_json, validated
-from w2s.spec import FeaturesSpec, MaterializeSpec, TrainSpec
+from w2s.identity import Spec, canonical_json, sha256_of, validated
+from w2s.spec import FeaturesSpec, LabelsSpec, MaterializeSpec, TrainSpec
 from w2s.store import Store
 
-SPECS: Mapping[str, type[Spec]] = {"materialize": MaterializeSpec, "features": FeaturesSpec, "train": TrainSpec}
-PARENTS = ("data", "labels.supervisor")
+SPECS: Mapping[str, type[Spec]] = {
+    "materialize": MaterializeSpec,
+    "features": FeaturesSpec,
+    "labels": LabelsSpec,
+    "train": TrainSpec,
+}
+PARENTS = ("data", "labels.supervisor", "labels.labels", "source.supervisors", "source.like", "source.by")
 APART = ("kind", "seed", *PARENTS)
 RUNTIME = ("engine", "keep_weights", "model.name", "model.params", "model.depth")
 
@@ -37,7 +42,37 @@ class Configuration:
 def read(store: Store, kind: str, digest: str) -> Configuration | None:
     """What was asked of a finished step; None where it is not finished, or its manifest says nothing of it."""
     spec = (store.manifest(kind, digest) or {}).get("spec")
-    return configuration(kind, spec) if isinstance(spec, dict) else None
+    if not isinstance(spec, dict):
+        return None
+    found = configuration(kind, spec)
+    return Configuration({**found.identity, **_labels(store, spec)}, found.runtime)
+
+
+def _labels(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What the labels of a student were asked to be, where they are not just a weak model's: it has a key of its own.
+
+    A supervisor that is a student itself, and each one of a labels step, count by a hash of what was asked of them.
+    """
+    given = spec.get("labels")
+    if not isinstance(given, Mapping) or given.get("kind") not in ("made", "weak"):
+        return {}
+    if given["kind"] == "weak":
+        above = (store.manifest("train", str(given.get("supervisor"))) or {}).get("spec") or {}
+        return (
+            _hashes(store, [str(given.get("supervisor"))]) if (above.get("labels") or {}).get("kind") != "truth" else {}
+        )
+    made = read(store, "labels", str(given.get("labels")))
+    parents = (store.manifest("labels", str(given.get("labels"))) or {}).get("parents") or ()
+    own = {f"labels.{path}": value for path, value in (made.identity if made else {}).items()}
+    return {**own, **_hashes(store, parents[1:])}
+
+
+def _hashes(store: Store, supervisors: Sequence[str]) -> dict[str, Any]:
+    asked = [read(store, "train", supervisor) for supervisor in supervisors]
+    return {
+        f"labels.supervisors[{place}]": None if one is None else sha256_of(one.identity)[:12]
+        for place, one in enumerate(asked)
+    }
 
 
 def configuration(kind: str, spec: Mapping[str, Any]) -> Configuration:

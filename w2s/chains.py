@@ -1,0 +1,256 @@
+"""What methods' labels lead to for each pair, as the steps that make them; refuses chains without a beginning.
+
+A method learns from its pair's weak model unless its `labels` say otherwise. A student may be a supervisor itself, of
+the same size or smaller: then its own labels come first, and so on down to weak models, files or ground truth. Every
+step on the way is an ordinary one, so chains share what they have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from w2s.errors import SpecError
+from w2s.identity import unique
+from w2s.labelling import BELOW, SAME, WEAK, Labelling, Like, Ref
+from w2s.spec import AnyStep, Recipe, TrainSpec
+from w2s.supervision import (
+    Harden,
+    Labels,
+    LabelSource,
+    LabelsSpec,
+    Made,
+    MajorityLabels,
+    SimulatedLabels,
+    Subsample,
+    SupervisorLabels,
+    TruthLabels,
+    Weak,
+    draws,
+)
+
+
+class Chains:
+    """What the labels of a sweep's methods lead to. `models`: the sweep's, weakest first."""
+
+    def __init__(self, labellings: Mapping[str, Labelling], models: Sequence[str]) -> None:
+        self.labellings = labellings
+        self._place = {model: place for place, model in enumerate(models)}
+        self._models = list(models)
+
+    def meant(self, ref: Ref, weak: str, student: str) -> Ref:
+        """The supervisor that is meant for this pair: the model's name in place of a word."""
+        if ref.method is None:
+            return Ref(weak) if ref.model == WEAK else ref
+        if ref.model != BELOW:
+            return Ref(student, ref.method) if ref.model == SAME else ref
+        between = self._models[self._place[weak] + 1 : self._place[student]]
+        return Ref(between[-1], ref.method) if between else Ref(weak)
+
+    def supervisors(self, weak: str, student: str, method: str) -> list[Ref]:
+        """Every supervisor that a student of a method needs at once."""
+        return [self.meant(ref, weak, student) for ref in self.labellings[method].asked]
+
+    def depth(self, weak: str, student: str, method: str) -> int:
+        """Students in the longest chain that ends in this one, itself included."""
+        above = [ref for ref in self.supervisors(weak, student, method) if ref.method is not None]
+        return 1 + max((self.depth(weak, ref.model, str(ref.method)) for ref in above), default=0)
+
+    def students(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """(model, method) of every student that is trained for the pairs, those on the way included.
+
+        Raises SpecError with every chain that comes back to where it began.
+        """
+        problems: list[str] = []
+        found = {
+            (ref.model, str(ref.method))
+            for weak, student in pairs
+            for method in self.labellings
+            for ref in self._walk(weak, [Ref(student, method)], problems)
+        }
+        if problems:
+            raise SpecError(unique(problems))
+        return found
+
+    def _walk(self, weak: str, path: list[Ref], problems: list[str]) -> Iterator[Ref]:
+        here = path[-1]
+        yield here
+        method = str(here.method)
+        above = self.supervisors(weak, here.model, method)
+        refs = above[: len(self.labellings[method].refs)]
+        for ref in unique_refs(refs):
+            if refs.count(ref) > 1:
+                who = ref.model if ref.method is None else f"student {ref.model} by {ref.method}"
+                problems.append(
+                    f"methods.{method}.labels.from: two of the supervisors are the same, {who}, for students "
+                    f"{here.model} of {weak}; name each once, or leave this pair out"
+                )
+        for ref in unique_refs(above):
+            if ref in path:
+                problems.append(_ring([*path[path.index(ref) :], ref]))
+            elif ref.method is not None:
+                yield from self._walk(weak, [*path, ref], problems)
+
+
+def unique_refs(refs: Sequence[Ref]) -> list[Ref]:
+    """The supervisors without repeats, in their order."""
+    return list(dict.fromkeys(refs))
+
+
+def _ring(ring: list[Ref]) -> str:
+    begin = min(range(len(ring) - 1), key=lambda place: ring[place])  # the same words wherever it was entered
+    ring = [*ring[begin:-1], *ring[: begin + 1]]
+    one_size = len({ref.model for ref in ring}) == 1
+    names = " -> ".join(str(ref.method) if one_size else f"{ref.method} ({ref.model})" for ref in ring)
+    return (
+        f"methods.{ring[0].method}.labels.from: leads back to itself: {names}; "
+        "let one of them learn from a smaller student (student: below) or from weak"
+    )
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+class Between(NamedTuple):
+    """A step on the way from ground truth to a student's labels."""
+
+    digest: str
+    spec: AnyStep
+    title: str
+
+
+class Link(NamedTuple):
+    """A student with what its labels need, parents first.
+
+    `labels`: digest of the labels step, or of the train step, that it learned from; '' for the pair's weak model.
+    """
+
+    step: TrainSpec
+    digest: str
+    labels: str
+    between: tuple[Between, ...]
+
+
+class Supply:
+    """Makes the steps of one task's students.
+
+    `on_truth`: (step, digest) of a model trained on the ground truth of a split, by model, seed and split.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        data: str,
+        chains: Chains,
+        recipes: Mapping[tuple[str, str], Recipe],
+        on_truth: Callable[[str, int, Any], tuple[TrainSpec, str]],
+    ) -> None:
+        self.task, self.data, self.chains, self.recipes, self.on_truth = task, data, chains, recipes, on_truth
+        self._links: dict[tuple[Any, ...], Link] = {}
+
+    def student(self, weak: str, student: str, method: str, seed: int, part: tuple[int, int] | None = None) -> Link:
+        """A student of a pair's weak model. `part`: of transfer, where a later link of a chain wants fresh examples."""
+        key = (weak, student, method, seed, part)
+        if key not in self._links:
+            labelling = self.chains.labellings[method]
+            if part is None and labelling.fresh:
+                links = self.chains.depth(weak, student, method)
+                part = (links - 1, links) if links > 1 else None
+            labels, origin, between = self._labels(weak, student, labelling, seed, part)
+            changes = {"labels": labels, "recipe": self.recipes[student, method]}
+            step = self.on_truth(student, seed, "transfer")[0].model_copy(update=changes)
+            self._links[key] = Link(step, step.digest(), origin, tuple(between.values()))
+        return self._links[key]
+
+    def _labels(
+        self, weak: str, student: str, labelling: Labelling, seed: int, part: tuple[int, int] | None
+    ) -> tuple[Labels, str, dict[str, Between]]:
+        """The labels that a student learns from, `Link.labels`, and the steps that they need."""
+        between: dict[str, Between] = {}
+        digests, names = [], []
+        for ref in labelling.asked:
+            meant = self.chains.meant(ref, weak, student)
+            digests.append(self._supervisor(meant, weak, seed, part, between))
+            names.append(meant.model if meant.method is None else f"{meant.model} by {meant.method}")
+        own = self.on_truth(weak, seed, "weak_train")[1]
+        plain = not labelling.transforms or all(isinstance(t, Harden) for t in labelling.transforms)
+        if labelling.source == "supervisors" and len(labelling.refs) == 1 and plain and part is None:
+            (supervisor,) = digests
+            return (
+                Weak(supervisor=supervisor, hard=bool(labelling.transforms)),
+                supervisor * (supervisor != own),
+                between,
+            )
+        likes = iter(digests[len(labelling.refs) :])
+        transforms = tuple(Subsample(like=next(likes)) if isinstance(t, Like) else t for t in labelling.transforms)
+        source = _source_of(labelling, digests)
+        drawn = draws(source, transforms)
+        spec = LabelsSpec(data=self.data, source=source, transforms=transforms, part=part, seed=seed if drawn else 0)
+        digest = spec.digest()
+        title = f"labels on {self.task}: {_described(labelling, names, part)}"
+        if drawn or digests:
+            title += f", seed {seed}"
+        between[digest] = Between(digest, spec, title)
+        return Made(labels=digest), digest, between
+
+    def _supervisor(
+        self, ref: Ref, weak: str, seed: int, part: tuple[int, int] | None, between: dict[str, Between]
+    ) -> str:
+        """The digest of a supervisor; what it needs, and itself where it is not the pair's weak model, goes between."""
+        if ref.method is None:
+            spec, digest = self.on_truth(ref.model, seed, "weak_train")
+            if ref.model != weak:
+                between[digest] = Between(digest, spec, f"weak {ref.model} on {self.task}, seed {seed}")
+            return digest
+        own = None
+        if part is not None:  # each link learns from the part that its place in the chain says
+            own = (self.chains.depth(weak, ref.model, ref.method) - 1, part[1])
+        link = self.student(weak, ref.model, ref.method, seed, own)
+        between.update({step.digest: step for step in link.between})
+        between[link.digest] = Between(
+            link.digest, link.step, title_of(self.task, weak, ref.model, ref.method, seed, own)
+        )
+        return link.digest
+
+
+def title_of(task: str, weak: str, student: str, method: str, seed: int, part: tuple[int, int] | None = None) -> str:
+    """What a student is called in plans."""
+    on_part = f" (part {part[0] + 1} of {part[1]})" if part is not None else ""
+    return f"student {student} of {weak} on {task}{on_part}, {method}, seed {seed}"
+
+
+def _source_of(labelling: Labelling, digests: Sequence[str]) -> LabelSource:
+    if labelling.source == "supervisors":
+        supervisors = tuple(digests[: len(labelling.refs)])
+        return SupervisorLabels(supervisors=supervisors, combine=labelling.combine, weights=labelling.weights)
+    if labelling.source == "simulated":
+        by = digests[1] if len(labelling.refs) > 1 else None
+        return SimulatedLabels(like=digests[0], errors=labelling.errors, by=by)
+    if labelling.file is not None:
+        return labelling.file
+    return TruthLabels() if labelling.source == "truth" else MajorityLabels()
+
+
+def _described(labelling: Labelling, names: Sequence[str], part: tuple[int, int] | None) -> str:
+    """Labels in a few words, such as `vote of a, b; harden; part 1 of 2`."""
+    own, likes = list(names[: len(labelling.refs)]), iter(names[len(labelling.refs) :])
+    first = ", ".join(own)
+    if len(own) > 1 and labelling.source == "supervisors":
+        weights = f" ({', '.join(f'{w:g}' for w in labelling.weights)})" if labelling.weights else ""
+        first = f"{labelling.combine} of {first}{weights}"
+    elif labelling.source == "simulated":
+        judge = f" by {own[1]}" if len(own) > 1 else ""
+        first = f"simulated {own[0]}, errors by {labelling.errors}{judge}".replace("by difficulty by", "difficult for")
+        first = first.replace("errors by random", "random errors")
+    elif labelling.source != "supervisors":
+        first = labelling.file.origin if labelling.file is not None else labelling.source
+    words = [first]
+    for transform in labelling.transforms:
+        if isinstance(transform, Like):
+            words.append(f"subsample as {next(likes)}")
+        else:
+            name, *values = transform.model_dump(exclude_none=True).values()
+            words.append(" ".join([name, *(f"{v:g}" for v in values if type(v) is float)]))
+    if part is not None:
+        words.append(f"part {part[0] + 1} of {part[1]}")
+    return "; ".join(words)

@@ -1,0 +1,237 @@
+"""A method's `labels` as written in a sweep in, what they come from and what is done to them out.
+
+Names of models and methods are checked here, and every problem told at once; what they lead to for each pair is for
+w2s.chains to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from w2s.errors import SpecError
+from w2s.identity import Spec, nearest, validated
+from w2s.sources.fetch import resolve
+from w2s.sources.spec import FileSource
+from w2s.supervision import (
+    AnyTransform,
+    Confident,
+    FileLabels,
+    Harden,
+    MixTruth,
+    Smooth,
+    Subsample,
+    Temperature,
+    wrong_weights,
+)
+
+WEAK, SAME, BELOW = "weak", "same", "below"
+WORDS = (WEAK, "truth", "majority", SAME, BELOW)  # mean something in `labels`, so no model there may be called so
+FIELDS = ("from", "combine", "weights", "transforms", "fresh")
+COMBINE = ("mean", "vote", "route")
+ERRORS = ("random", "class", "difficulty")
+# What a transform is called in a sweep, and the field that a bare value after its name stands for.
+TRANSFORMS: Mapping[str, tuple[type[Spec], str | None]] = {
+    "harden": (Harden, None),
+    "temperature": (Temperature, "t"),
+    "smooth": (Smooth, "eps"),
+    "confident": (Confident, "keep"),
+    "mix_truth": (MixTruth, "share"),
+    "subsample": (Subsample, "share"),
+}
+
+
+class Ref(NamedTuple):
+    """A supervisor by name: a model trained on weak_train, or (with a method) a student of the pair's weak model."""
+
+    model: str  # one of the sweep's, or WEAK; of a student also SAME or BELOW
+    method: str | None = None
+
+
+class Like(NamedTuple):
+    """`subsample: weak`: to the accuracy of a supervisor."""
+
+    ref: Ref
+
+
+class Labelling(NamedTuple):
+    """Where a method's labels come from, names of models not yet replaced by steps."""
+
+    source: Literal["supervisors", "file", "truth", "majority", "simulated"] = "supervisors"
+    refs: tuple[Ref, ...] = (Ref(WEAK),)  # supervisors; of simulated labels the one they are like, then the judge
+    combine: Literal["mean", "vote", "route"] = "mean"
+    weights: tuple[float, ...] | None = None
+    errors: Literal["random", "class", "difficulty"] = "random"
+    file: FileLabels | None = None
+    transforms: tuple[AnyTransform | Like, ...] = ()
+    fresh: bool = False
+
+    @property
+    def asked(self) -> tuple[Ref, ...]:
+        """Every supervisor that it needs."""
+        return (*self.refs, *(t.ref for t in self.transforms if isinstance(t, Like)))
+
+
+class _Names(NamedTuple):
+    """What a `labels` block may refer to."""
+
+    models: Collection[str]
+    methods: Collection[str]
+    base: Path  # of relative paths
+
+
+def labelling_of(
+    given: Any, where: str, models: Collection[str], methods: Collection[str], base: Path, hard: bool = False
+) -> Labelling:
+    """A method's `labels` as written. `hard`: the method asks for hard labels besides. Raises SpecError."""
+    known, problems = _Names(models, methods, base), list[str]()
+    block = given if isinstance(given, dict) and ("from" in given or set(given) & set(FIELDS)) else {"from": given}
+    if given is None:
+        block = {}
+    problems += [f"{where}.{key}: unknown field{nearest(str(key), FIELDS)}" for key in block if key not in FIELDS]
+    problems += [f"models.{n}: has a meaning of its own in labels; name it otherwise" for n in WORDS if n in models]
+    made = Labelling()
+    try:
+        made = _source(block.get("from", WEAK), f"{where}.from", known)
+    except SpecError as error:
+        problems += error.problems
+    several = isinstance(block.get("from"), list)
+    combine, weights = block.get("combine", "mean"), block.get("weights")
+    if combine not in COMBINE:
+        problems.append(f"{where}.combine: no {combine!r}{nearest(str(combine), COMBINE)}")
+    elif ("combine" in block or weights is not None) and not several:
+        problems.append(f"{where}: combine and weights need a list of supervisors in `from`")
+    elif weights is not None:
+        numbers = isinstance(weights, list) and all(type(w) in (int, float) for w in weights)
+        wrong = (
+            wrong_weights(tuple(map(float, weights)), len(block["from"]), combine)
+            if numbers
+            else f"weights: expected a list of numbers (got {weights!r})"
+        )
+        problems += [f"{where}.{wrong}"] if wrong else []
+    transforms = _transforms(block.get("transforms", []), f"{where}.transforms", made.source, known, problems)
+    fresh = block.get("fresh", False)
+    if not isinstance(fresh, bool):
+        problems.append(f"{where}.fresh: expected true or false (got {fresh!r})")
+    elif fresh and not problems and not any(ref.method for ref in made.refs):
+        problems.append(f"{where}.fresh: is for chains, each link on examples of its own; no student is in `from`")
+    if problems:
+        raise SpecError(problems)
+    if hard and not (transforms and isinstance(transforms[-1], Harden)):
+        transforms = (*transforms, Harden())
+    shares = None if weights is None else tuple(map(float, weights))
+    return made._replace(combine=combine, weights=shares, transforms=transforms, fresh=fresh)
+
+
+def _source(given: Any, where: str, known: _Names) -> Labelling:
+    if given in ("truth", "majority") and isinstance(given, str):
+        return Labelling("truth" if given == "truth" else "majority", ())
+    if isinstance(given, list):
+        if not given:
+            raise SpecError(f"{where}: an empty list; name at least one supervisor")
+        problems, refs = list[str](), list[Ref]()
+        for place, item in enumerate(given):
+            try:
+                refs.append(_ref(item, f"{where}[{place}]", known))
+            except SpecError as error:
+                problems += error.problems
+        if problems:
+            raise SpecError(problems)
+        return Labelling(refs=tuple(refs))
+    if isinstance(given, dict) and "file" in given:
+        _only(given, ("file", "sha256", "origin"), where)
+        sha256 = {"sha256": given["sha256"]} if "sha256" in given else {}
+        source = resolve(validated(FileSource, {"file": given["file"], **sha256}, where), known.base, f"{where}.file")
+        origin = given.get("origin", Path(source.file).stem)
+        data = {"source": source.model_dump(mode="json"), "origin": origin}
+        return Labelling("file", (), file=validated(FileLabels, data, where))
+    if isinstance(given, dict) and "simulated" in given:
+        return _simulated(given, where, known)
+    return Labelling(refs=(_ref(given, where, known),))
+
+
+def _simulated(given: dict[str, Any], where: str, known: _Names) -> Labelling:
+    _only(given, ("simulated", "errors", "by"), where)
+    like, errors = _ref(given["simulated"], f"{where}.simulated", known), given.get("errors", "random")
+    if errors not in ERRORS:
+        raise SpecError(f"{where}.errors: no {errors!r}{nearest(str(errors), ERRORS)}")
+    if (errors == "difficulty") != ("by" in given):
+        why = (
+            "say with `by` which model tells what is difficult" if errors == "difficulty" else "only difficulty has it"
+        )
+        raise SpecError(f"{where}.by: {why}")
+    refs = (like, _ref(given["by"], f"{where}.by", known)) if "by" in given else (like,)
+    if len(set(refs)) < len(refs):
+        raise SpecError(f"{where}.by: by its own certainty the supervisor's own labels come back; name another model")
+    return Labelling("simulated", refs, errors=errors)
+
+
+def _ref(given: Any, where: str, known: _Names) -> Ref:
+    if isinstance(given, str):
+        if given != WEAK and given not in known.models:
+            raise SpecError(f"{where}: no model {given!r}{nearest(given, [WEAK, 'truth', 'majority', *known.models])}")
+        return Ref(given)
+    if not (isinstance(given, dict) and "student" in given):
+        raise SpecError(
+            f"{where}: expected weak, the name of a model, {{student: same, method: NAME}}, or outside of lists truth, "
+            f"majority, {{file: PATH}} or {{simulated: weak}} (got {given!r})"
+        )
+    _only(given, ("student", "method"), where)
+    student, method = given["student"], given.get("method")
+    problems = []
+    if student not in (SAME, BELOW, *known.models):
+        problems.append(f"{where}.student: no {student!r}{nearest(str(student), [SAME, BELOW, *known.models])}")
+    if method not in known.methods:
+        got = f"no method {method!r}" if "method" in given else "say with `method` how the student learns"
+        problems.append(f"{where}.method: {got}{nearest(str(method), known.methods)}")
+    if problems:
+        raise SpecError(problems)
+    return Ref(student, method)
+
+
+def _only(given: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
+    problems = [f"{where}.{key}: unknown field{nearest(str(key), fields)}" for key in given if key not in fields]
+    if problems:
+        raise SpecError(problems)
+
+
+def _transforms(
+    given: Any, where: str, source: str, known: _Names, problems: list[str]
+) -> tuple[AnyTransform | Like, ...]:
+    """The transforms as written; what is wrong with them is added to `problems`."""
+    if not isinstance(given, list):
+        problems.append(f"{where}: expected a list, such as [harden] or [{{temperature: 2}}] (got {given!r})")
+        return ()
+    found: list[AnyTransform | Like] = []
+    for place, item in enumerate(given):
+        try:
+            found.append(_transform(item, f"{where}[{place}]", source, known))
+        except SpecError as error:
+            problems += error.problems
+    return tuple(found)
+
+
+def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransform | Like:
+    """One of: `harden`, `{temperature: 2}`, `{confident: {keep: 0.5}}`."""
+    name, value = given, None
+    if isinstance(given, dict) and len(given) == 1:
+        ((name, value),) = given.items()
+    elif not isinstance(given, str):
+        raise SpecError(
+            f"{where}: expected a name, or one name with its value, such as {{temperature: 2}} (got {given!r})"
+        )
+    if name not in TRANSFORMS:
+        raise SpecError(f"{where}: no transform {name!r}{nearest(str(name), TRANSFORMS)}")
+    made, field = TRANSFORMS[name]
+    if name == "subsample" and isinstance(value, str):
+        if source != "truth":
+            raise SpecError(
+                f"{where}.subsample: to the accuracy of {value} needs the truth, so `from: truth`; or give a share"
+            )
+        return Like(_ref(value, f"{where}.subsample", known))
+    if value is None and field is not None:
+        raise SpecError(f"{where}: {name} needs a value, such as {{{name}: {'2' if name == 'temperature' else '0.5'}}}")
+    fields = value if isinstance(value, dict) else {} if value is None else {field or "value": value}
+    checked: Any = validated(made, {**fields, "name": name}, f"{where}.{name}")
+    return checked  # type: ignore[no-any-return] # one of the classes of TRANSFORMS
