@@ -8,7 +8,9 @@ import pytest
 
 from w2s.errors import SpecError
 from w2s.identity import validated
-from w2s.tasks.formats import Examples, examples, getter, lettered, paths, which_is_more_pleasant
+from w2s.tasks.fields import getter, paths
+from w2s.tasks.formats import Examples, examples
+from w2s.tasks.prepare import lettered, which_is_more_pleasant
 from w2s.tasks.task import TaskSpec
 
 

@@ -120,10 +120,10 @@ def test_names_and_texts_about_a_task_do_not_count(data):
         (7, ["tasks.t: expected the name of a task or a mapping (got 7)"]),
         ({"use": "mvie"}, ["tasks.t.use: no task 'mvie' (did you mean movie?)"]),
         (
-            {"file": "my.jsonl", "text": "text", "labl": "label", "kind": "compare"},
+            {"file": "my.jsonl", "text": "text", "labl": "label", "kind": "compar"},
             [
                 "tasks.t.labl: unknown field (did you mean label?)",
-                "tasks.t.kind: expected 'classify' (got 'compare')",
+                "tasks.t.kind: expected 'classify' or 'compare' (got 'compar')",
                 "tasks.t.label: missing, and there is no default",
             ],
         ),

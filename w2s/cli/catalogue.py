@@ -12,12 +12,11 @@ from w2s.errors import W2SError
 from w2s.models import ModelSpec
 from w2s.plan import build
 from w2s.sources.cache import cache_dir
-from w2s.sources.fetch import is_fetched
+from w2s.sources.fetch import fetch, is_fetched
 from w2s.sources.spec import ArchiveSource, HubSource, Source
-from w2s.spec import AnyStep, MaterializeSpec
+from w2s.spec import AnyStep, LabelsSpec, MaterializeSpec
 from w2s.sweep import Sweep, expand
 from w2s.tasks.registry import builtin
-from w2s.tasks.task import TaskSpec
 
 
 def tasks(room: int | None = None) -> list[str]:
@@ -25,7 +24,7 @@ def tasks(room: int | None = None) -> list[str]:
     rows = [
         (
             name,
-            _yes(is_fetched(task.source, kind="dataset")),
+            _yes(all(is_fetched(source, kind="dataset") for source in task.sources)),
             _words(task.class_names),
             _origin(task.source),
             task.about,
@@ -36,6 +35,7 @@ def tasks(room: int | None = None) -> list[str]:
         *table(("task", "here", "classes", "source", "about"), rows, room=room),
         "",
         "Own data in a sweep's YAML: tasks: {mine: {file: my.jsonl, text: review, label: stars, classes: [bad, good]}}",
+        "Own comparisons: tasks: {mine: {file: my.jsonl, prompt: question, chosen: better, rejected: worse}}",
     ]
 
 
@@ -79,20 +79,21 @@ class _Need(NamedTuple):
 
 def _needs(specs: Iterable[AnyStep]) -> list[_Need]:
     """What steps read beside artifacts, each source once, however many steps share it."""
-    tasks: dict[Source, TaskSpec] = {}
+    tasks: dict[Source, str] = {}  # by source, the task that needs it
     models: dict[tuple[Source, str | None], ModelSpec] = {}
     for spec in specs:  # specs compare cheaper than their digests, and there may be a hundred thousand
         if isinstance(spec, MaterializeSpec):
-            tasks.setdefault(spec.task.source, spec.task)
-        else:
+            for source in spec.task.sources:
+                tasks.setdefault(source, spec.task.name)
+        elif not isinstance(spec, LabelsSpec):
             models.setdefault((spec.model.source, spec.model.gguf), spec.model)
     data = [
         _Need(
-            f"{task.name}: {_origin(task.source)}",
-            functools.partial(is_fetched, task.source, kind="dataset"),
-            functools.partial(_data, task),
+            f"{name}: {_origin(source)}",
+            functools.partial(is_fetched, source, kind="dataset"),
+            functools.partial(fetch, source, kind="dataset"),
         )
-        for task in tasks.values()
+        for source, name in tasks.items()
     ]
     weights = [
         _Need(
@@ -127,12 +128,6 @@ def prefetch(sweep: Sweep, say: Callable[[str], None]) -> list[str]:
             failed.append(f"{need.title}: {error}")
     say(f"cache     {cache_dir()}")
     return failed
-
-
-def _data(task: TaskSpec) -> None:
-    from w2s.tasks.records import fetch_task  # reads tables: not needed to list them
-
-    fetch_task(task)
 
 
 def _weights(model: ModelSpec) -> None:

@@ -1,37 +1,40 @@
 """Records in, labelled examples out, in one pass; pure. Refuses records that do not fit, with their row numbers.
 
-A record is a mapping of fields. A field is named by its path, dots reaching into nested mappings and lists
-(`choices.text`, `input.1.content`). A template mixes text and fields: "{passage}\\n\\nQuestion: {question}".
+Comparisons of several texts are made in `comparisons`, from the same parts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from w2s.errors import SpecError
 from w2s.identity import nearest
-from w2s.tasks.task import ChoicesFormat, RatingFormat, TaskSpec, TextFormat
+from w2s.tasks.fields import BadRecord, Record, clean, drawn, getter, list_at, number_at, paths, text_of, value_at
+from w2s.tasks.prepare import PREPARE
+from w2s.tasks.task import ChoicesFormat, PairsFormat, RatingFormat, RatingPairsFormat, TaskSpec, TextFormat
 
-Record = Mapping[str, Any]
-Getter = Callable[[Record], str]
+Text = str | tuple[str, ...]  # of an example: one text, or those that are compared, in their order
+T = TypeVar("T")
 SHOWN = 5  # problems of one kind that a message lists
 
 
 @dataclass
 class Examples:
-    """Parallel lists: the text, its class, what it stays together with, and the row it came from (from 1)."""
+    """Parallel lists: the text or texts, the class, what it stays together with, and the row it came from (from 1).
 
-    text: list[str] = field(default_factory=list)
+    `heard`, where it is not empty: the class as a few raters gave it, which is the label of every split but `test`.
+    """
+
+    text: Sequence[Text] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
     group: list[str] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
+    heard: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> records or examples left out
     records: int = 0
 
@@ -46,13 +49,14 @@ class Examples:
             label=[self.label[i] for i in at],
             group=[self.group[i] for i in at],
             row=[self.row[i] for i in at],
+            heard=[self.heard[i] for i in at] if self.heard else [],
             dropped=self.dropped,
             records=self.records,
         )
 
-
-class _Bad(Exception):
-    """One record does not fit: the reason, and the value where there is one."""
+    def labels(self, split: str) -> list[int]:
+        """The classes as they are told in a split."""
+        return self.heard if self.heard and split != "test" else self.label
 
 
 def examples(task: TaskSpec, records: Iterable[tuple[int, Record]], where: str) -> Examples:
@@ -60,156 +64,101 @@ def examples(task: TaskSpec, records: Iterable[tuple[int, Record]], where: str) 
 
     `where` names the file or data set in the messages.
     """
+    make, group = _maker(task), getter(task.group) if task.group else None
+
+    def one(record: Record) -> list[tuple[str, int, str]] | str:
+        made = make(record)
+        if isinstance(made, str):
+            return made
+        together = before(group(record), task.group_before) if group else made[0][2]
+        texts = [clean(text) for text, _, _ in made]
+        if not all(texts):
+            return no_text(task)
+        return [(text, label, together or text) for text, (_, label, _) in zip(texts, made, strict=True)]
+
+    listed, found = gathered(task, records, where, one), Examples()
+    found.dropped, found.records = listed.dropped, listed.records
+    texts: list[Text] = []
+    for row, of_record in listed.made:
+        for text, label, together in of_record:
+            texts.append(text)
+            found.label.append(label)
+            found.group.append(together)
+            found.row.append(row)
+    found.text = texts
+    return found
+
+
+@dataclass
+class Gathered(Generic[T]):
+    """What was made of each record that fits, with its row."""
+
+    made: list[tuple[int, T]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    records: int = 0
+
+
+def gathered(
+    task: TaskSpec, records: Iterable[tuple[int, Record]], where: str, make: Callable[[Record], T | str]
+) -> Gathered[T]:
+    """What `make` makes of every record; text from it is a reason to leave the record out, which is counted.
+
+    Raises SpecError with every record for which `make` raises BadRecord, some lines for each reason.
+    """
     stream = iter(records)
     first = list(islice(stream, 100))
     if not first:
         raise SpecError(f"{where}: no rows")
-    prepare = _PREPARE[task.prepare] if task.prepare else None
+    prepare = PREPARE[task.prepare] if task.prepare else None
     if prepare is None:
         _require_columns(task, [record for _, record in first], where)
-    make = _maker(task)
-    group = getter(task.group) if task.group else None
-    found, problems = Examples(), Counter[str]()
+    found, problems = Gathered[T](), Counter[str]()
     lines: dict[str, list[str]] = {}
     for row, record in chain(first, stream):
         found.records += 1
         try:
-            usable = _prepared(prepare, record) if prepare else record
-            made = make(usable)
-            if isinstance(made, str):
-                found.dropped[made] += 1
-                continue
-            together = _group(group(usable), task.group_before) if group else made[0][2]
-            texts = [_clean(text) for text, _, _ in made]
-            if not all(texts):
-                if not task.drop_empty:
-                    raise _Bad("empty text")
-                found.dropped["empty text"] += 1
-                continue
-        except _Bad as bad:
+            made = make(_prepared(prepare, record) if prepare else record)
+        except BadRecord as bad:
             reason = str(bad.args[0])
             got = f" (got {bad.args[1]!r:.200})" if len(bad.args) > 1 else ""
             problems[reason] += 1
             if len(lines.setdefault(reason, [])) < SHOWN:
                 lines[reason].append(f"{where}: row {row}: {reason}{got}")
             continue
-        for text, (_, label, _) in zip(texts, made, strict=True):
-            found.text.append(text)
-            found.label.append(label)
-            found.group.append(together or text)
-            found.row.append(row)
+        if isinstance(made, str):
+            found.dropped[made] += 1
+        else:
+            found.made.append((row, made))
     if problems:
         more = [f"{where}: {n - SHOWN} more rows: {reason}" for reason, n in problems.items() if n > SHOWN]
         raise SpecError([*chain.from_iterable(lines.values()), *more])
     return found
 
 
+def no_text(task: TaskSpec) -> str:
+    """The reason to leave a record out whose text is empty; raises BadRecord where the task allows none."""
+    if not task.drop_empty:
+        raise BadRecord("empty text")
+    return "empty text"
+
+
 def _prepared(prepare: Callable[[Record], Record], record: Record) -> Record:
     try:
         return prepare(record)
     except (KeyError, IndexError, TypeError) as error:
-        raise _Bad(f"not the shape that `prepare: {prepare.__name__}` reads ({error!r})") from None
+        raise BadRecord(f"not the shape that `prepare: {prepare.__name__}` reads ({error!r})") from None
 
 
-def _clean(text: str) -> str:
-    """Without space around it; half a surrogate pair, which no UTF-8 file can hold, is refused."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _Bad("not valid Unicode text", text) from None
-    return text.strip()
-
-
-def _group(value: str, before: str | None) -> str:
-    return value.partition(before)[0] if before else value
-
-
-# -- fields and templates ----------------------------------------------------------------------------------------
-
-
-def paths(template: str) -> list[str]:
-    """The field paths that a template, or a plain field name, needs. Raises SpecError for a broken template."""
-    if "{" not in template and "}" not in template:
-        return [template]
-    return [path for _, path in _parts(template) if path is not None]
-
-
-def getter(template: str) -> Getter:
-    """A function from a record to text: a field's value, or a filled template."""
-    if "{" not in template and "}" not in template:
-        return lambda record: text_of(value_at(record, template), template)
-    parts = _parts(template)
-
-    def fill(record: Record) -> str:
-        return "".join(
-            literal + ("" if path is None else text_of(value_at(record, path), path)) for literal, path in parts
-        )
-
-    return fill
-
-
-def _parts(template: str) -> list[tuple[str, str | None]]:
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise SpecError(
-            f"template {template!r}: {error}; write {{{{ and }}}} for braces that are meant as such"
-        ) from None
-    for _, path, style, conversion in parsed:
-        if path == "" or style or conversion:
-            raise SpecError(f"template {template!r}: expected {{field}}, without ':' or '!'")
-    return [(literal, path) for literal, path, _, _ in parsed]
-
-
-def value_at(record: Any, path: str) -> Any:
-    """The value at a dotted path. A key that itself has dots is found too."""
-    if isinstance(record, Mapping) and path in record:
-        return record[path]
-    value = record
-    for part in path.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, (list, tuple)) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            raise _Bad(f"no field {path!r}")
-    return value
-
-
-def text_of(value: Any, path: str) -> str:
-    """A field's value as text: numbers as written, lists of texts line by line."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return "\n".join(value)
-    raise _Bad(f"the field {path!r} is neither text nor a number", value)
+def before(value: str, mark: str | None) -> str:
+    """What of a group's value counts."""
+    return value.partition(mark)[0] if mark else value
 
 
 def _require_columns(task: TaskSpec, sample: list[Record], where: str) -> None:
     """Raise SpecError for every field that no record of the sample has, with the nearest name there is."""
-    form = task.format
-    wanted = {"group": paths(task.group) if task.group else []}
-    if isinstance(form, ChoicesFormat):
-        choices = (form.choices,) if isinstance(form.choices, str) else form.choices
-        wanted |= {
-            "prompt": paths(form.prompt) if form.prompt else [],
-            "choices": [p for c in choices for p in paths(c)],
-        }
-        wanted["answer"] = [form.answer] if form.answer else []
-    else:
-        wanted["text"] = paths(form.text)
-        wanted |= {"rating": [form.rating]} if isinstance(form, RatingFormat) else {"label": [form.label]}
     there = {str(key) for record in sample for key in record}
     problems = []
-    for use, names in wanted.items():
+    for use, names in _fields(task).items():
         for path in dict.fromkeys(names):
             head = path.split(".")[0]
             if path not in there and head not in there:
@@ -217,6 +166,31 @@ def _require_columns(task: TaskSpec, sample: list[Record], where: str) -> None:
                 problems.append(f"{where}: no column {head!r}, which `{use}` names{known}")
     if problems:
         raise SpecError(problems)
+
+
+def _fields(task: TaskSpec) -> dict[str, list[str]]:
+    """The field paths that a task reads, by what they are for."""
+    form = task.format
+    wanted = {"group": paths(task.group) if task.group else []}
+
+    def all_of(*templates: str | tuple[str, ...] | None) -> list[str]:
+        listed = [t for part in templates if part for t in ((part,) if isinstance(part, str) else part)]
+        return [path for template in listed for path in paths(template)]
+
+    if isinstance(form, (ChoicesFormat, PairsFormat)):
+        wanted["prompt"] = all_of(form.prompt)
+    if isinstance(form, ChoicesFormat):
+        wanted |= {"choices": all_of(form.choices), "answer": [form.answer] if form.answer else []}
+    elif isinstance(form, PairsFormat):
+        wanted |= {"chosen": all_of(form.chosen), "rejected": all_of(form.rejected), "texts": all_of(form.texts)}
+        wanted["better"] = [form.better] if form.better else []
+    elif isinstance(form, RatingPairsFormat):
+        wanted["text"] = paths(form.text)
+        wanted |= {"rating": [form.rating] if form.rating else [], "ratings": [form.ratings] if form.ratings else []}
+    else:
+        wanted["text"] = paths(form.text)
+        wanted |= {"rating": [form.rating]} if isinstance(form, RatingFormat) else {"label": [form.label]}
+    return wanted
 
 
 # -- one record to examples --------------------------------------------------------------------------------------
@@ -231,6 +205,7 @@ def _maker(task: TaskSpec) -> Callable[[Record], Made | str]:
         return _text_maker(form, task.class_names, task.classes is not None or form.labels is not None)
     if isinstance(form, RatingFormat):
         return _rating_maker(form)
+    assert isinstance(form, ChoicesFormat)
     return _choices_maker(form)
 
 
@@ -245,7 +220,7 @@ def _text_maker(form: TextFormat, classes: tuple[str, ...], given: bool) -> Call
             if spelling in known:
                 label = known[spelling]
                 return "left out by its label" if label is None else [(text(record), label, "")]
-        raise _Bad(f"the label is none of the classes {listed}", value)
+        raise BadRecord(f"the label is none of the classes {listed}", value)
 
     return make
 
@@ -263,13 +238,7 @@ def _rating_maker(form: RatingFormat) -> Callable[[Record], Made | str]:
     text = getter(form.text)
 
     def make(record: Record) -> Made | str:
-        value = value_at(record, form.rating)
-        try:
-            rating = float(value)
-        except (TypeError, ValueError):
-            raise _Bad("the rating is not a number", value) from None
-        if rating != rating:
-            raise _Bad("the rating is not a number", value)
+        rating = number_at(record, form.rating)
         if rating < form.negative_below:
             return [(text(record), 0, "")]
         return [(text(record), 1, "")] if rating > form.positive_above else "rating between the classes"
@@ -287,11 +256,9 @@ def _choices_maker(form: ChoicesFormat) -> Callable[[Record], Made | str]:
         if each is not None:
             choices = [one(record).strip() for one in each]
         else:
-            listed = value_at(record, str(form.choices))
-            if not isinstance(listed, (list, tuple)):
-                raise _Bad(f"the field {form.choices!r} is not a list of choices", listed)
-            choices = [text_of(choice, str(form.choices)).strip() for choice in listed]
-        right = choices[_right(form, record, choices)]
+            choices = [choice.strip() for choice in list_at(record, str(form.choices), "choices")]
+        at = 0 if form.answer is None else place_at(record, form.answer, form.answer_as, choices)
+        right = choices[at]
         if not right:
             return "the right answer is empty"
         if form.never is not None and form.never in right:
@@ -300,7 +267,7 @@ def _choices_maker(form: ChoicesFormat) -> Callable[[Record], Made | str]:
         if not wrong:
             return "no wrong answer"
         # A hash, not a random stream: the same record gives the same pair whatever the seed and its neighbours.
-        draw = int(hashlib.sha256("\0".join([asked, *choices]).encode("utf-8", "replace")).hexdigest()[:15], 16)
+        draw = drawn(asked, *choices)
         pair = (wrong[draw % len(wrong)], right)
         texts = [whole({"prompt": asked, "choice": choice}) for choice in pair]
         return [(texts[0], 0, _key(asked, choices)), (texts[1], 1, _key(asked, choices))]
@@ -313,58 +280,18 @@ def _key(asked: str, choices: list[str]) -> str:
     return asked if asked.strip() else "\0".join(sorted(choices))
 
 
-def _right(form: ChoicesFormat, record: Record, choices: list[str]) -> int:
-    """The position of the right choice."""
-    if form.answer is None:
-        return 0
-    value = value_at(record, form.answer)
-    given = text_of(value, form.answer).strip()
-    if form.answer_as == "text":
+def place_at(record: Record, path: str, how: str, choices: list[str]) -> int:
+    """The place among the choices of the one that the field at `path` names."""
+    value = value_at(record, path)
+    given = text_of(value, path).strip()
+    if how == "text":
         if given in choices:
             return choices.index(given)
-        raise _Bad("the answer is none of the choices", value)
-    if form.answer_as == "letter":
+        raise BadRecord("the answer is none of the choices", value)
+    if how == "letter":
         at = ord(given.upper()) - ord("A") if len(given) == 1 and given.isascii() and given.isalpha() else -1
     else:
-        at = int(given) - (form.answer_as == "one_based") if re.fullmatch(r"\d+", given) else -1
+        at = int(given) - (how == "one_based") if re.fullmatch(r"\d+", given) else -1
     if not 0 <= at < len(choices):
-        raise _Bad(f"the answer is no {form.answer_as.replace('_', '-')} position of {len(choices)} choices", value)
+        raise BadRecord(f"the answer is no {how.replace('_', '-')} position of {len(choices)} choices", value)
     return at
-
-
-# -- records that no template can express ------------------------------------------------------------------------
-
-
-def lettered(record: Record) -> Record:
-    """A chat record whose last message ends in `A: ...`, `B: ...` -> prompt, choices, answer (a letter)."""
-    said = str(record["input"][-1]["content"])
-    marks = list(re.finditer(r"(?:^|(?<=\s))([A-H]): ", said))
-    # The letters must follow each other from A on: "Plan A: rest" inside a question is no choice.
-    for start in range(len(marks)):
-        letters = "".join(mark.group(1) for mark in marks[start:])
-        if len(letters) > 1 and letters == "ABCDEFGH"[: len(letters)]:
-            marks = marks[start:]
-            break
-    else:
-        raise _Bad("no choices A:, B: ...", said)
-    ends = [mark.start() for mark in marks[1:]] + [len(said)]
-    choices = [said[mark.end() : end].strip().rstrip(";").strip() for mark, end in zip(marks, ends, strict=True)]
-    before = said[: marks[0].start()]
-    if "\n" not in before[len(before.rstrip()) :] and choices[-1].endswith("."):
-        choices[-1] = choices[-1][:-1]  # choices on one line: the full stop ends the sentence, not the last choice
-    return {"prompt": before.strip(), "choices": choices, "answer": record["ideal"]}
-
-
-def which_is_more_pleasant(record: Record) -> Record:
-    """ETHICS utilitarianism: two scenarios, `baseline` the more pleasant -> numbered in an order drawn by a hash."""
-    pair = [str(record["baseline"]).strip(), str(record["less_pleasant"]).strip()]
-    if int(hashlib.sha256("\0".join(pair).encode("utf-8", "replace")).hexdigest()[:15], 16) % 2:
-        pair.reverse()
-    answer = pair.index(str(record["baseline"]).strip())
-    return {"prompt": f"1) {pair[0]}\n2) {pair[1]}", "choices": ["1", "2"], "answer": answer}
-
-
-_PREPARE: dict[str, Callable[[Record], Record]] = {
-    "lettered": lettered,
-    "which_is_more_pleasant": which_is_more_pleasant,
-}

@@ -21,7 +21,7 @@ from w2s.errors import MachineError, SpecError
 from w2s.progress import Report
 from w2s.sources.fetch import Fetched, fetch, is_fetched
 from w2s.sources.spec import HubSource
-from w2s.tasks.task import Read, TaskSpec
+from w2s.tasks.task import Join, Read, TaskSpec
 
 Rows = Iterable[tuple[int, Mapping[str, Any]]]
 EXTENSIONS = {
@@ -42,17 +42,33 @@ class Opened:
 
 
 def fetch_task(task: TaskSpec, *, offline: bool = False, report: Report | None = None) -> Fetched:
-    """Download what the task needs, if it is not here yet. Raises MachineError."""
-    return fetch(task.source, offline=offline, report=report, kind="dataset")
+    """Download what the task needs, if it is not here yet; what there is of its source. Raises MachineError."""
+    first, *_ = [fetch(source, offline=offline, report=report, kind="dataset") for source in task.sources]
+    return first
 
 
 def is_here(task: TaskSpec) -> bool:
     """True where `fetch_task` needs no network."""
-    return is_fetched(task.source, kind="dataset")
+    return all(is_fetched(source, kind="dataset") for source in task.sources)
 
 
 def open_records(task: TaskSpec, report: Report | None = None) -> Opened:
     """The task's records. Raises SpecError where a file is not what the spec says, MachineError where it is not had."""
+    opened = _opened(task, report)
+    if task.join is None:
+        return opened
+    fields = _fields_by_key(task.join)
+    return Opened(
+        _joined(opened.pool, fields, task.join.key, opened.pool_title),
+        None if opened.test is None else _joined(opened.test, fields, task.join.key, opened.test_title),
+        opened.pool_title,
+        opened.test_title,
+        [*opened.fetched, {"source": task.join.source.model_dump(mode="json"), "commit": None}],
+    )
+
+
+def _opened(task: TaskSpec, report: Report | None) -> Opened:
+    """The records as the source has them."""
     got = fetch_task(task, report=report)
     fetched = [{"source": task.source.model_dump(mode="json"), "commit": got.commit}]
     if isinstance(task.source, HubSource):
@@ -85,6 +101,29 @@ def _sampled(rows: Rows, sample: int | None) -> Rows:
         return rows
     listed = list(rows)
     return [listed[i * len(listed) // sample] for i in range(sample)] if len(listed) > sample else listed
+
+
+def _fields_by_key(join: Join) -> dict[str, Mapping[str, Any]]:
+    """The records of the second file by their key."""
+    path = fetch(join.source).path
+    found: dict[str, Mapping[str, Any]] = {}
+    for row, record in read(path, join.read):
+        if join.key not in record:
+            raise SpecError(f"{path}: row {row}: no column {join.key!r}, which `join.key` names")
+        if found.setdefault(str(record[join.key]), record) is not record:
+            raise SpecError(f"{path}: row {row}: the {join.key} {record[join.key]!r} is there twice")
+    return found
+
+
+def _joined(rows: Rows, fields: Mapping[str, Mapping[str, Any]], key: str, title: str) -> Rows:
+    """Each record with the fields of its partner that it has not itself."""
+    for row, record in rows:
+        if key not in record:
+            raise SpecError(f"{title}: row {row}: no column {key!r}, which `join.key` names")
+        partner = fields.get(str(record[key]))
+        if partner is None:
+            raise SpecError(f"{title}: row {row}: the joined file has no {key} {record[key]!r}")
+        yield row, {**partner, **record}
 
 
 # -- files -------------------------------------------------------------------------------------------------------

@@ -11,8 +11,16 @@ from w2s.errors import SpecError
 from w2s.identity import nearest, validated
 from w2s.sources.fetch import resolve
 from w2s.sources.spec import FileSource
-from w2s.tasks.formats import paths
-from w2s.tasks.task import ChoicesFormat, RatingFormat, TaskSpec, TextFormat
+from w2s.tasks.fields import paths
+from w2s.tasks.task import (
+    ChoicesFormat,
+    PairsFormat,
+    RatingFormat,
+    RatingPairsFormat,
+    TaskSpec,
+    TextFormat,
+    kind_of,
+)
 from w2s.yamlfile import read_yaml
 
 BUILTIN = Path(__file__).with_name("builtin.yaml")
@@ -21,7 +29,10 @@ BUILTIN = Path(__file__).with_name("builtin.yaml")
 _SOURCE_KEYS = ("file", "hub", "revision", "config", "package", "sha256", "member")
 _FORMAT_KEYS = tuple(
     dict.fromkeys(
-        name for spec in (TextFormat, RatingFormat, ChoicesFormat) for name in spec.model_fields if name != "kind"
+        name
+        for spec in (TextFormat, RatingFormat, ChoicesFormat, PairsFormat, RatingPairsFormat)
+        for name in spec.model_fields
+        if name != "kind"
     )
 )
 
@@ -87,6 +98,9 @@ def _task(data: dict[str, Any], base: Path, where: str) -> TaskSpec:
     changes: dict[str, Any] = {}
     if isinstance(task.source, FileSource):
         changes["source"] = resolve(task.source, base, f"{where}.{'file' if 'source' in moved else 'source.file'}")
+    if task.join is not None and isinstance(task.join.source, FileSource):
+        found = resolve(task.join.source, base, f"{where}.join.source.file")
+        changes["join"] = task.join.model_copy(update={"source": found})
     if task.test_file is not None:
         changes["test_file"] = resolve(task.test_file, base, f"{where}.test_file")
     return task.model_copy(update=changes) if changes else task
@@ -101,6 +115,8 @@ def _long_form(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             full = {key: item for key, item in full.items() if key not in given}
             full[name] = given
             moved.append(name)
+    if "kind" not in full and kind_of(full.get("format")) in ("pairs", "rating_pairs"):
+        full["kind"] = "compare"
     if isinstance(full.get("test_file"), str):
         full["test_file"] = {"file": full["test_file"]}
     if isinstance(full.get("source"), str):
@@ -129,6 +145,10 @@ def _check_templates(task: TaskSpec, where: str) -> None:
         fields |= {"format.prompt": form.prompt}
         if set(paths(form.text)) - {"prompt", "choice"} or "choice" not in paths(form.text):
             problems.append(f"{where}.format.text: a template of {{prompt}} and {{choice}} (got {form.text!r})")
+    elif isinstance(form, PairsFormat):
+        fields |= {"format.prompt": form.prompt, "format.chosen": form.chosen}
+        if set(paths(form.text)) - {"prompt", "text"} or "text" not in paths(form.text):
+            problems.append(f"{where}.format.text: a template of {{prompt}} and {{text}} (got {form.text!r})")
     else:
         fields |= {"format.text": form.text}
     for name, template in fields.items():

@@ -16,7 +16,8 @@ from w2s.errors import SpecError
 from w2s.identity import canonical_json
 from w2s.progress import Report
 from w2s.sources.spec import ArchiveSource, FileSource
-from w2s.tasks.formats import SHOWN, Examples, examples
+from w2s.tasks import comparisons, formats
+from w2s.tasks.formats import SHOWN, Examples, Text
 from w2s.tasks.records import Opened, open_records
 from w2s.tasks.task import TaskSpec
 
@@ -31,7 +32,10 @@ ORDER = ("test", "weak_train", "val", "transfer")  # in which splits are filled
 
 @dataclass(frozen=True)
 class Materialized:
-    """The four splits as tables (example_id, group_id, text, label), their summary, and what was fetched."""
+    """The four splits as tables (example_id, group_id, text, label), their summary, and what was fetched.
+
+    Where texts are compared the column `texts` has a list of them in place of `text`.
+    """
 
     tables: dict[str, pyarrow.Table]
     summary: dict[str, Any]
@@ -53,7 +57,7 @@ def materialize(task: TaskSpec, sizes: Sizes, split_seed: int, report: Report | 
     tables = {}
     for name, (found, at) in chosen.items():
         order = rng(split_seed, f"order/{name}").permutation(len(at))
-        tables[name] = _table(found, [at[i] for i in order])
+        tables[name] = _table(found, [at[i] for i in order], name)
     return Materialized(tables, _summary(task, opened, pool, test, chosen, split_seed), opened.fetched)
 
 
@@ -65,9 +69,13 @@ def rng(seed: int, stream: str) -> numpy.random.Generator:
     return numpy.random.default_rng(numpy.random.SeedSequence(seed, spawn_key=(key,)))
 
 
-def example_id(text: str, group: str) -> str:
-    """32 hexadecimal digits that name an example by its text and group: the label does not show in it."""
-    return hashlib.sha256(canonical_json([group, text]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def example_id(text: Text, group: str) -> str:
+    """32 hexadecimal digits that name an example by its text and group: the label does not show in it.
+
+    Texts that are compared name it alone: their group depends on what else there is.
+    """
+    content = [group, text] if isinstance(text, str) else ["texts", *text]
+    return hashlib.sha256(canonical_json(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def group_id(group: str) -> str:
@@ -81,10 +89,11 @@ def group_id(group: str) -> str:
 def _examples(task: TaskSpec, opened: Opened) -> tuple[Examples, Examples | None]:
     """The examples of the pool, and of a separate test source; each text once, none in both."""
     problems: list[str] = []
+    read = comparisons if task.kind == "compare" else formats
     found: list[Examples | None] = []
     for rows, title in ((opened.pool, opened.pool_title), (opened.test, opened.test_title)):
         try:
-            found.append(None if rows is None else without_repeats(examples(task, rows, title)))
+            found.append(None if rows is None else without_repeats(read.examples(task, rows, title)))
         except SpecError as error:
             problems += error.problems
     if problems:
@@ -92,6 +101,9 @@ def _examples(task: TaskSpec, opened: Opened) -> tuple[Examples, Examples | None
     pool, test = cast(Examples, found[0]), found[1]
     if test is not None:
         pool = _apart(task, pool, test, opened)
+    if task.kind == "compare":
+        pool = comparisons.held_together(task, pool)
+        test = comparisons.held_together(task, test) if test is not None else None
     for part, title in ((pool, opened.pool_title), (test, opened.test_title)):
         if part is not None and len(set(part.label)) < 2:
             problems.append(_one_class(task, part, title))
@@ -110,8 +122,8 @@ def _one_class(task: TaskSpec, part: Examples, title: str) -> str:
 
 def without_repeats(found: Examples) -> Examples:
     """Each text once: a repeat with the same label is dropped, a text with two labels is dropped altogether."""
-    labels: dict[str, int] = {}
-    disputed: set[str] = set()
+    labels: dict[Text, int] = {}
+    disputed: set[Text] = set()
     for text, label in zip(found.text, found.label, strict=True):
         if labels.setdefault(text, label) != label:
             disputed.add(text)
@@ -128,13 +140,15 @@ def without_repeats(found: Examples) -> Examples:
 
 def _apart(task: TaskSpec, pool: Examples, test: Examples, opened: Opened) -> Examples:
     """The pool without what the test source has too. In a user's own files that is an error: they should know."""
-    texts, groups = dict(zip(test.text, test.row, strict=True)), set(test.group)
-    both = [i for i, text in enumerate(pool.text) if text in texts or pool.group[i] in groups]
+    texts = {key: test.row[i] for i in range(len(test)) for key in _keys(task, test, i) if key.startswith("text ")}
+    there = {key for i in range(len(test)) for key in _keys(task, test, i)}
+    both = [i for i in range(len(pool)) if not there.isdisjoint(_keys(task, pool, i))]
     if both and task.test_file is not None:
         lines = []
         for i in both[:SHOWN]:
-            row = texts.get(pool.text[i])
-            what = f"the text of row {row}" if row is not None else f"the group {pool.group[i][:60]!r}"
+            shared = [key for key in _keys(task, pool, i) if key in there]
+            row, (kind, _, value) = texts.get(shared[0]), shared[0].partition(" ")
+            what = f"the text of row {row}" if row is not None else f"the {kind} {value[:60]!r}"
             lines.append(
                 f"{opened.pool_title}: row {pool.row[i]}: {what} of the test file {opened.test_title} is here too"
             )
@@ -143,6 +157,13 @@ def _apart(task: TaskSpec, pool: Examples, test: Examples, opened: Opened) -> Ex
     pool.dropped["also in test"] += len(both)
     gone = set(both)
     return pool.keep(i for i in range(len(pool)) if i not in gone)
+
+
+def _keys(task: TaskSpec, part: Examples, at: int) -> list[str]:
+    """What two examples must not share where one is for training and one for the test."""
+    if task.kind == "compare":
+        return comparisons.keys(part, at)
+    return [f"text {part.text[at]}", f"group {part.group[at]}"]
 
 
 # -- what is taken -----------------------------------------------------------------------------------------------
@@ -216,6 +237,7 @@ def fill(
     taken: dict[str, list[int]] = {}
     for name, size in asked.items():
         quota = [size] if n_classes is None else [size // n_classes + (c < size % n_classes) for c in range(n_classes)]
+        labels = found.labels(name)
         at: list[int] = []
         left = []
         for position, together in enumerate(waiting):
@@ -224,7 +246,7 @@ def fill(
                 break
             fits = []
             for i in together:
-                share = 0 if n_classes is None else found.label[i]
+                share = 0 if n_classes is None else labels[i]
                 if quota[share] > 0:
                     quota[share] -= 1
                     fits.append(i)
@@ -255,15 +277,18 @@ def _too_few(task: TaskSpec, part: Examples, asked: dict[str, int], taken: dict[
 # -- what is written ---------------------------------------------------------------------------------------------
 
 
-def _table(found: Examples, at: Sequence[int]) -> pyarrow.Table:
+def _table(found: Examples, at: Sequence[int], split: str) -> pyarrow.Table:
     import pyarrow
 
+    texts, labels = [found.text[i] for i in at], found.labels(split)
+    one_each = all(isinstance(text, str) for text in texts)
+    column = pyarrow.array(texts, pyarrow.string() if one_each else pyarrow.list_(pyarrow.string()))
     return pyarrow.table(
         {
             "example_id": pyarrow.array([example_id(found.text[i], found.group[i]) for i in at], pyarrow.string()),
             "group_id": pyarrow.array([group_id(found.group[i]) for i in at], pyarrow.string()),
-            "text": pyarrow.array([found.text[i] for i in at], pyarrow.string()),
-            "label": pyarrow.array([found.label[i] for i in at], pyarrow.int64()),
+            "text" if one_each else "texts": column,
+            "label": pyarrow.array([labels[i] for i in at], pyarrow.int64()),
         }
     )
 
@@ -278,14 +303,18 @@ def _summary(
 ) -> dict[str, Any]:
     splits = {}
     for name, (found, at) in chosen.items():
-        counts = Counter(found.label[i] for i in at)
+        labels = found.labels(name)
+        counts = Counter(labels[i] for i in at)
         splits[name] = {
             "examples": len(at),
             "groups": len({found.group[i] for i in at}),
             "classes": {label: counts[c] for c, label in enumerate(task.class_names)},
-            "mean_words": round(sum(len(found.text[i].split()) for i in at) / len(at), 2),
+            "mean_words": round(sum(_words(found.text[i]) for i in at) / len(at), 2),
+            # Where a few raters say what the labels are: how many of them the mean rating contradicts.
+            **({"labels_against_the_mean": sum(labels[i] != found.label[i] for i in at)} if found.heard else {}),
         }
     source = task.source
+    joined = {} if task.join is None else {"joined": task.join.source.model_dump(mode="json", exclude_none=True)}
     summary: dict[str, Any] = {
         "task": task.name,
         "classes": list(task.class_names),
@@ -293,6 +322,7 @@ def _summary(
         "source_hash": source.sha256
         if isinstance(source, (ArchiveSource, FileSource))
         else opened.fetched[0]["commit"],
+        **joined,
         "split_seed": seed,
         "pool": _counts(task, pool),
         "splits": splits,
@@ -308,5 +338,9 @@ def _counts(task: TaskSpec, part: Examples) -> dict[str, Any]:
         "groups": len(set(part.group)),
         "classes": {label: counts[c] for c, label in enumerate(task.class_names)},
         "dropped": {reason: n for reason, n in sorted(part.dropped.items()) if n},
-        "mean_words": round(sum(len(text.split()) for text in part.text) / len(part), 2),
+        "mean_words": round(sum(map(_words, part.text)) / len(part), 2),  # of all texts of an example
     }
+
+
+def _words(text: Text) -> int:
+    return len(text.split()) if isinstance(text, str) else sum(len(one.split()) for one in text)

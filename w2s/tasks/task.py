@@ -1,4 +1,8 @@
-"""What a task is, as data: a source, how its records become examples, the classes and the metric."""
+"""What a task is, as data: a source, how its records become examples, the classes and the metric.
+
+A task of kind `classify` has one text per example and its class; one of kind `compare` has k texts per example, and its
+class is the place of the better one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from w2s.identity import Spec, identity, runtime
-from w2s.sources.spec import FileSource, Source
+from w2s.sources.spec import FileSource, HubSource, Source
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 
@@ -77,6 +81,94 @@ class ChoicesFormat(Spec):
         return self
 
 
+class PairsFormat(Spec):
+    """One record, one comparison of k texts: which of them is the better one.
+
+    Either `chosen` and `rejected` (one field, or one for each worse text), or `texts` (one field for each text, or one
+    field with the list of them) and `better`, the field that says which. Of a list of more than `k` texts the better
+    one and k - 1 others are taken. The order of the texts is that of hashes, so it tells nothing.
+    """
+
+    kind: Literal["pairs"] = identity("pairs")
+    prompt: str = identity("")  # field or template; what all texts answer
+    chosen: str | None = identity(None, min_length=1)
+    rejected: str | tuple[str, ...] | None = identity(None, min_length=1)
+    texts: str | tuple[str, ...] | None = identity(None, min_length=2)
+    better: str | None = identity(None, min_length=1)
+    better_as: Literal["index", "one_based", "letter", "text"] = identity("index")
+    k: int | None = identity(None, ge=2)  # where `texts` is one field with a list; None: 2
+    text: str = identity("{prompt}\n\n{text}")  # how the prompt and each text become what a model reads
+    most_together: int = identity(100, ge=1)  # examples that share texts or prompts stay in one split; more are dropped
+
+    @property
+    def n_texts(self) -> int:
+        """Texts of an example."""
+        if self.chosen is not None:
+            return 1 + (len(self.rejected) if isinstance(self.rejected, tuple) else 1)
+        return len(self.texts) if isinstance(self.texts, tuple) else self.k or 2
+
+    @model_validator(mode="after")
+    def _one_of_two_ways(self) -> PairsFormat:
+        ways = [(self.chosen, self.rejected), (self.texts, self.better)]
+        full = [way for way in ways if None not in way]
+        if len(full) != 1 or any(None in way and way != (None, None) for way in ways):
+            raise ValueError(
+                "give `chosen` and `rejected`, or `texts` and `better`, the field that says which one it is"
+            )
+        if self.k is not None and not isinstance(self.texts, str):
+            raise ValueError("k is for `texts` that names one field with a list; otherwise the texts are counted")
+        return self
+
+
+class RatingPairsFormat(Spec):
+    """Rated texts drawn into pairs by hash: the better one is rated higher, by `margin` or more.
+
+    The texts (of each group, where the task has groups) are drawn into parties of `each` + 1, and within a party
+    everyone meets everyone; pairs closer than `margin` are left out. A party stays in one split.
+    With `raters`, the labels of all splits but `test` are what so many raters would say: of each text so many of its
+    single ratings are drawn by hash, anew for every pair, and the higher mean wins, a hash where both are equal.
+    """
+
+    kind: Literal["rating_pairs"] = identity("rating_pairs")
+    text: str = identity(min_length=1)
+    rating: str | None = identity(None, min_length=1)  # None: the mean of `ratings`
+    margin: float = identity(gt=0.0)
+    each: int = identity(1, ge=1, le=50)
+    ratings: str | None = identity(None, min_length=1)  # a field with the list of single ratings, or it as JSON
+    raters: int | None = identity(None, ge=1)  # None: labels of all splits are those of the ratings
+
+    @property
+    def n_texts(self) -> int:
+        """Texts of an example."""
+        return 2
+
+    @model_validator(mode="after")
+    def _ratings_are_known(self) -> RatingPairsFormat:
+        if self.rating is None and self.ratings is None:
+            raise ValueError("give `rating`, the field with a text's rating, or `ratings`, that with all single ones")
+        if self.raters is not None and self.ratings is None:
+            raise ValueError("raters needs `ratings`, the field with the list of single ratings")
+        return self
+
+
+class Join(Spec):
+    """A second file, whose fields are added to the record that has the same value in `key`."""
+
+    source: Source = identity()
+    read: Read = identity(Read())
+    key: str = identity(min_length=1)
+
+    @model_validator(mode="after")
+    def _not_of_the_hub(self) -> Join:
+        if isinstance(self.source, HubSource):
+            raise ValueError("joins a file or a file in a package archive, not a hub data set")
+        return self
+
+
+FORMATS = ("text", "rating", "choices", "pairs", "rating_pairs")
+PAIRS = {"chosen", "rejected", "texts", "better"}  # fields that only PairsFormat has
+
+
 def kind_of(data: Any) -> str | None:
     """The kind of format that a mapping describes: the one it names, or by the keys it has."""
     if isinstance(data, Spec):
@@ -84,23 +176,30 @@ def kind_of(data: Any) -> str | None:
     if not isinstance(data, dict):
         return None
     if "kind" in data:
-        return str(data["kind"]) if data["kind"] in ("text", "rating", "choices") else None
+        return str(data["kind"]) if data["kind"] in FORMATS else None
+    if PAIRS & set(data):
+        return "pairs"
+    if {"margin", "raters"} & set(data):
+        return "rating_pairs"
     return "rating" if "rating" in data else "choices" if {"prompt", "choices", "answer"} & set(data) else "text"
 
 
 Format = Annotated[
     Annotated[TextFormat, Tag("text")]
     | Annotated[RatingFormat, Tag("rating")]
-    | Annotated[ChoicesFormat, Tag("choices")],
+    | Annotated[ChoicesFormat, Tag("choices")]
+    | Annotated[PairsFormat, Tag("pairs")]
+    | Annotated[RatingPairsFormat, Tag("rating_pairs")],
     Discriminator(
         kind_of,
         custom_error_type="format",
-        custom_error_message="expected a mapping of kind text (text, label), rating (text, rating) or choices",
+        custom_error_message="expected a mapping of kind text (text, label), rating (text, rating), choices, "
+        "pairs (chosen, rejected) or rating_pairs (text, rating, margin)",
     ),
 ]
 
-# Functions of w2s.tasks.formats that turn a record no template can express into one that it can.
-Prepare = Literal["lettered", "which_is_more_pleasant"]
+# Functions of w2s.tasks.prepare that turn a record no template can express into one that it can.
+Prepare = Literal["lettered", "which_is_more_pleasant", "last_replies"]
 
 _DEFAULT_CLASSES = {"text": ("0", "1"), "rating": ("negative", "positive")}
 
@@ -111,11 +210,12 @@ class TaskSpec(Spec):
     name: str = runtime(min_length=1)
     about: str = runtime("")
     licence: str = runtime("")
-    kind: Literal["classify"] = identity("classify")
+    kind: Literal["classify", "compare"] = identity("classify")
     source: Source = identity()
     test_file: FileSource | None = identity(None)  # read like `source`; None: test comes from the source too
     splits: HubSplits = identity(HubSplits())
     read: Read = identity(Read())
+    join: Join | None = identity(None, later=True)  # a second file with further fields of the same records
     prepare: Prepare | None = identity(None)  # what is done to each record before `format` reads it
     format: Format = identity()
     group: str | None = identity(None)  # field or template: records that share it stay together; None: the text
@@ -129,6 +229,8 @@ class TaskSpec(Spec):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes in order: those given, or the usual ones of the format."""
+        if self.classes is None and not isinstance(self.format, (TextFormat, RatingFormat, ChoicesFormat)):
+            return tuple(f"text {place + 1}" for place in range(self.format.n_texts))
         return self.classes or _DEFAULT_CLASSES.get(self.format.kind, ("wrong", "right"))
 
     @property
@@ -136,16 +238,40 @@ class TaskSpec(Spec):
         return len(self.class_names)
 
     @property
+    def n_texts(self) -> int:
+        """Texts of an example."""
+        return self.n_classes if self.kind == "compare" else 1
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers that a model makes of each text: its class logits, or the one score that texts are compared by."""
+        return 1 if self.kind == "compare" else self.n_classes
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What has to be fetched; a test file lies on this machine."""
+        return (self.source,) if self.join is None else (self.source, self.join.source)
+
+    @property
     def is_balanced(self) -> bool:
         """True where every split holds equally many examples of each class."""
-        return self.balance if self.balance is not None else self.n_classes == 2
+        return self.balance if self.balance is not None else self.n_classes == 2 or self.kind == "compare"
 
     @model_validator(mode="after")
     def _classes_fit(self) -> TaskSpec:
         names = self.class_names
         if len(set(names)) != len(names):
             raise ValueError(f"classes: a class is named twice in {list(names)}")
-        if self.format.kind != "text" and len(names) != 2:
+        if isinstance(self.format, (PairsFormat, RatingPairsFormat)):
+            if self.kind != "compare":
+                raise ValueError(f"kind: the format {self.format.kind} compares texts; write kind: compare")
+            if len(names) != self.format.n_texts:
+                raise ValueError(
+                    f"classes: one for each of {self.format.n_texts} texts, in their order, or leave it out"
+                )
+        elif self.kind == "compare":
+            raise ValueError(f"kind: compare needs a format of kind pairs or rating_pairs, not {self.format.kind}")
+        elif self.format.kind != "text" and len(names) != 2:
             raise ValueError(f"classes: the format {self.format.kind} makes two classes, not {len(names)}")
         if isinstance(self.format, TextFormat) and self.format.labels:
             strangers = sorted({c for c in self.format.labels.values() if c is not None} - set(names))
