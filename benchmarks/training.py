@@ -69,6 +69,7 @@ def plain_training(model: Classifier, tokens: Tokens, p_NC: torch.Tensor, recipe
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     batches = epoch_batches(len(tokens), recipe.batch_size, 0, 0)
+    course = losses.course_of(recipe.loss, p_NC)
     model.train()
     for step, batch in enumerate(batches):
         for group in adamw.param_groups:
@@ -76,7 +77,9 @@ def plain_training(model: Classifier, tokens: Tokens, p_NC: torch.Tensor, recipe
         adamw.zero_grad(set_to_none=True)
         for chunk in chunks(tokens.lengths[batch]):
             texts = batch[chunk]
-            loss = losses.cross_entropy_sum(model([tokens.padded(texts)]), p_NC[texts]) / len(batch)
+            logits_BC = model([tokens.padded(texts)])
+            wanted = losses.aims(recipe.loss, p_NC[texts], None, course)
+            loss = losses.loss_sum(recipe.loss, logits_BC, wanted) / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]  # torch has it without types
         torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm or float("inf"))
         adamw.step()

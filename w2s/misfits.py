@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from w2s.models import ModelSpec
-from w2s.spec import Engine, LogConf, Loss, Recipe, TrainSpec
+from w2s.objectives import LogConf, Loss, Product, Window
+from w2s.spec import Engine, Recipe, TrainSpec
 from w2s.tasks.task import TaskSpec
 
 SHOWN = 6  # names or numbers in a sentence
@@ -188,6 +189,12 @@ def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list
                 f"methods.{method}.loss.threshold: {loss.threshold:g} is a number, which needs two classes, "
                 f"and {name} has {task.n_classes}; use prior or half"
             )
+        above = 1.0 - 1.0 / task.n_classes  # of a probability, at most, above chance
+        if isinstance(loss, Window) and isinstance(loss.radius, float) and loss.radius >= above:
+            problems.append(
+                f"methods.{method}.loss.radius: {loss.radius:g} leaves no example out, because with the "
+                f"{task.n_classes} classes of {name} no probability is {above:.3g} above chance; use less, or xent"
+            )
     told = set()
     for use in uses:
         words = use.recipe.head_words
@@ -197,6 +204,17 @@ def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list
                 f"{use.where}.recipe.head_words: {len(words)} words, and {name} has {task.n_classes} classes"
             )
     return problems
+
+
+def of_hard_labels(method: str, loss: Loss) -> list[str]:
+    """Why a loss learns nothing of its own from hard labels."""
+    if isinstance(loss, Product):
+        why = "a product with a hard label is that label, so that this is xent"
+    elif isinstance(loss, Window) and loss.radius == "midweak":
+        why = "midweak is the median certainty of the labels, and hard ones are all certain, so that this is xent"
+    else:
+        return []
+    return [f"methods.{method}.hard_labels: {why}; use soft labels, or another loss"]
 
 
 def of_selections(

@@ -59,6 +59,14 @@ def write_evaluations(folder: Path, ids: Mapping[str, list[str]], evaluations: S
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), folder / "evaluations.parquet")
 
 
+def learnt_share(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of all examples of all steps, the share that the loss learnt from; empty where it leaves none out."""
+    if not any("weight" in row for row in history):
+        return {}
+    examples = sum(row["examples"] for row in history)
+    return {"learnt_share": sum(row["weight"] * row["examples"] for row in history) / examples}
+
+
 def write_history(
     folder: Path,
     history: Sequence[Mapping[str, Any]],

@@ -186,16 +186,58 @@ def slow_ramp(step, total, warmup_frac, a_max):
     return a_max if done >= warmup_frac else a_max * done / warmup_frac
 
 
-def slow_loss(loss, rows, p, prior, step, total) -> Any:
-    """Mean over the batch of (1 - a) CE(f, p) + a CE(f, hard_t(f)), hard labels without gradient."""
-    if loss.name == "xent":
-        return sum(slow_ce(row, q) for row, q in zip(rows, p, strict=True)) / len(rows)
+def slow_log_f(row):
+    """log softmax of one example, class by class."""
+    return [-slow_ce(row, [1.0 if c == k else 0.0 for c in range(len(row))]) for k in range(len(row))]
+
+
+def slow_logconf(loss, rows, p, prior, step, total) -> Any:
+    """(1 - a) CE(f, p) + a CE(f, hard_t(f)) by example, hard labels without gradient."""
     a = slow_ramp(step, total, loss.warmup_frac, loss.a_max)
     hard = slow_hard(rows, prior, loss.threshold)
     terms = []
     for row, q, y in zip(rows, p, hard, strict=True):
         own = [1.0 if c == y else 0.0 for c in range(len(q))]
         terms.append((1 - a) * slow_ce(row, q) + a * slow_ce(row, own))
+    return terms
+
+
+def slow_term(loss, row, q, step, total, certainty) -> Any:
+    """The loss of one example, for losses that look at no other."""
+    classes = range(len(q))
+    log_f = slow_log_f(row)
+    f = [math.exp(float(x.detach())) for x in log_f]
+    if loss.name == "xent":
+        return slow_ce(row, q)
+    if loss.name == "product":
+        wanted = [q[c] ** loss.alpha * f[c] ** loss.beta for c in classes]
+        return slow_ce(row, [w / sum(wanted) for w in wanted])
+    if loss.name == "kl" and loss.direction == "forward":
+        return sum(q[c] * (math.log(q[c]) - log_f[c]) for c in classes if q[c] > 0)
+    if loss.name == "kl":
+        return sum(torch.exp(log_f[c]) * (log_f[c] - math.log(max(q[c], 1e-6))) for c in classes)
+    if loss.name == "entropy":
+        a = slow_ramp(step, total, loss.warmup_frac, loss.a_max)
+        own = slow_ce(row, f) if loss.detach else -sum(torch.exp(x) * x for x in log_f)
+        return (1 - a) * slow_ce(row, q) + a * own
+    if loss.name == "window":
+        radius = certainty if loss.radius == "midweak" else loss.radius
+        return slow_ce(row, q) * (1.0 if max(f) < 1 / len(q) + radius else 0.0)
+    if loss.name == "gce":
+        return sum(q[c] * (1 - torch.exp(log_f[c]) ** loss.q) / loss.q for c in classes)
+    assert loss.name == "adaptconf"
+    mine, weak = f.index(max(f)), list(q).index(max(q))
+    s, w = (f[k] ** (-1 / loss.temperature) for k in (mine, weak))  # exp(CE / temperature)
+    b = s / (s + w) * slow_ramp(step, total, loss.warmup_frac, 1.0)
+    return (1 - b) * slow_ce(row, q) + b * slow_ce(row, [1.0 if c == mine else 0.0 for c in classes])
+
+
+def slow_loss(loss, rows, p, prior, step, total, certainty=math.nan) -> Any:
+    """Mean over the batch, also over the examples that a loss leaves out."""
+    if loss.name == "logconf":
+        terms = slow_logconf(loss, rows, p, prior, step, total)
+    else:
+        terms = [slow_term(loss, row, q, step, total, certainty) for row, q in zip(rows, p, strict=True)]
     return sum(terms) / len(rows)
 
 
@@ -222,6 +264,7 @@ def plain_training(model, tokens, p_NC, recipe, seed, *, stop_before=None, thres
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, betas=recipe.betas, foreach=False)
     batches = [b for e in range(recipe.epochs) for b in epoch_batches(len(tokens), recipe.batch_size, seed, e)]
     prior = [float(x) for x in p_NC.astype(np.float64).mean(axis=0)]
+    certainty = sorted(max(p) for p in p_NC.tolist())[(len(p_NC) - 1) // 2] - 1 / p_NC.shape[1]  # the lower middle
     losses = []
     model.train()
     for step, batch in enumerate(batches[:stop_before]):
@@ -234,7 +277,8 @@ def plain_training(model, tokens, p_NC, recipe, seed, *, stop_before=None, thres
         parts = [slice(i, i + size) for i in range(0, len(batch), size)]
         p = p_NC[batch]
         loss = sum(
-            slow_loss(recipe.loss, logits[s], p[s], prior, step, len(batches)) * len(logits[s]) for s in parts
+            slow_loss(recipe.loss, logits[s], p[s].tolist(), prior, step, len(batches), certainty) * len(logits[s])
+            for s in parts
         ) / len(batch)
         optimizer.zero_grad()
         loss.backward()

@@ -52,18 +52,18 @@ def carry_out(job: dict[str, Any]) -> str:
 
     from w2s.learn import losses, trainer
 
-    real, real_loss = trainer._Training._evaluate, losses.cross_entropy_sum
+    real, real_loss = trainer._Training._evaluate, losses.loss_sum
 
     def after_each_step(self: Any, last: bool) -> None:  # every rank comes by here once per optimizer step
         real(self, last)
         count()
 
-    def loss(*tensors: Any) -> Any:
-        value = real_loss(*tensors)
+    def loss(*given: Any) -> Any:
+        value = real_loss(*given)
         return Endless.apply(value) if done + 1 == job.get("endless_at") else value
 
     trainer._Training._evaluate = after_each_step  # type: ignore[method-assign]
-    losses.cross_entropy_sum = loss  # type: ignore[assignment]
+    losses.loss_sum = loss  # type: ignore[assignment]
     try:
         return steps.run_step(validated(TrainSpec, job["spec"]), Store(Path(job["store"])), stopping=stopping)
     except Stopped:
@@ -72,7 +72,7 @@ def carry_out(job: dict[str, Any]) -> str:
         return f"{type(error).__name__}: {error}"
     finally:
         trainer._Training._evaluate = real  # type: ignore[method-assign]
-        losses.cross_entropy_sum = real_loss
+        losses.loss_sum = real_loss
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from rank_grid import ALONE, COMMON, Grid, history, job, logits_of, losses_of, w
 from w2s import steps
 from w2s.errors import StepError
 from w2s.learn import losses
+from w2s.objectives import AdaptConf, Window
 from w2s.spec import Engine, Frozen, LogConf, Lora, Recipe, TrainSpec, Xent
 from w2s.store import Store
 
@@ -33,6 +34,8 @@ RECIPES = {
     "logconf, clipped hard": Recipe(**COMMON, loss=LogConf(warmup_frac=0.0), clip_norm=0.05),
     "frozen": Recipe(**COMMON, loss=LogConf(warmup_frac=0.3), tune=Frozen(layers=1)),
     "lora": Recipe(**COMMON, loss=LogConf(warmup_frac=0.3), tune=Lora(r=2)),
+    "window": Recipe(**COMMON, loss=Window(radius="midweak"), clip_norm=None),
+    "adaptconf": Recipe(**COMMON, loss=AdaptConf()),
 }
 TOLERANCE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}
 
@@ -80,13 +83,13 @@ def test_losses_predictions_and_weights_are_those_of_one_process(engine, recipe,
 
 def test_a_threshold_per_micro_batch_would_be_seen(grid, trained, monkeypatch):
     """Negative control: the confidence loss with a threshold for every two examples is far off."""
-    whole = losses.targets
+    whole = losses.aims
 
-    def by_twos(loss, p_GC, logits_GC, *more):
-        pairs = range(0, len(p_GC), 2)
-        return torch.cat([whole(loss, p_GC[i : i + 2], logits_GC[i : i + 2], *more) for i in pairs])
+    def by_twos(loss, p_GC, logits_GC, course):
+        pairs = [whole(loss, p_GC[i : i + 2], logits_GC[i : i + 2], course) for i in range(0, len(p_GC), 2)]
+        return losses.Aims(*(torch.cat(column) for column in zip(*pairs, strict=True)))
 
-    monkeypatch.setattr(losses, "targets", by_twos)
+    monkeypatch.setattr(losses, "aims", by_twos)
     spec = grid.student(RECIPES["logconf, clipped hard"], ALONE)
     store = grid.store("wrong")
     assert steps.run_step(spec, store) == "done"

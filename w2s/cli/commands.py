@@ -59,7 +59,8 @@ def run(
     Arguments:
       --task NAME          a task of `w2s tasks`, or any name with --set 'tasks.NAME={file: ..., text: ..., label: ...}'
       --weak, --strong     a model of `w2s models`, a hub id, a folder or a GGUF file; NAME@K keeps the lowest K layers
-      --method NAME        how the student learns from its supervisor: xent or logconf (logconf)
+      --method NAME        the student's loss at its defaults: xent, logconf, product, kl, entropy, window, adaptconf,
+                           gce (logconf); its numbers by --set methods.NAME.loss.FIELD=VALUE
       --seed N             of the model's head and the order of the batches (0)
       --weak-train N, --transfer N, --val N, --test N    examples per split (500, 500, 100, 500)
       --set PATH=VALUE     change a field of the sweep, such as recipe.lr=1e-5; may be repeated
