@@ -11,11 +11,20 @@ import torch
 from w2s.errors import StepError
 from w2s.learn import losses, models, predict, trainer
 from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, epoch_batches, length_chunks
-from w2s.spec import Engine, Frozen, Full, LogConf, Lora, Probe, Recipe, Xent
+from w2s.objectives import AdaptConf, Entropy, Gce, Kl, LogConf, Product, Window, Xent
+from w2s.spec import Engine, Frozen, Full, Lora, Probe, Recipe
 
 # 23 examples in batches of 7: three full batches and one of 2, so that a mean of means would show.
 RECIPE = Recipe(lr=3e-3, batch_size=7, epochs=2, head_init="normal", weight_decay=0.01)
 LOGCONF = LogConf(a_max=0.5, warmup_frac=0.3)
+OTHERS = [
+    Product(alpha=0.5),
+    Kl(direction="reverse"),
+    Entropy(warmup_frac=0.3),
+    Window(radius="midweak"),
+    AdaptConf(warmup_frac=0.3),
+    Gce(),
+]
 
 
 def recipe_with(**fields) -> Recipe:
@@ -104,6 +113,7 @@ def test_learning_rate_never_jumps_exceeds_lr_or_reaches_zero(schedule, warmup_f
         (recipe_with(schedule="constant", betas=(0.8, 0.95), clip_norm=0.1), "llama"),
         (recipe_with(loss=LOGCONF), "llama"),
         (recipe_with(loss=LogConf(a_max=0.7, warmup_frac=0.0, threshold="half"), clip_norm=None), "llama"),
+        *((recipe_with(loss=loss), "llama") for loss in OTHERS),
         (recipe_with(tune=Frozen(layers=2)), "qwen3"),
         (recipe_with(tune=Probe(), loss=LOGCONF), "bert"),
     ],
@@ -156,6 +166,53 @@ def test_micro_batches_change_nothing_with_part_of_the_model_trained(tune, loss,
     assert difference(weights_of(parts.model), weights_of(whole.model)) < 5e-6
 
 
+@pytest.mark.parametrize("loss", OTHERS)
+def test_micro_batches_change_nothing_for_the_other_losses(loss, run):
+    recipe = recipe_with(loss=loss)
+    whole, parts = run(recipe), run(recipe, micro=3)
+    assert losses_of(parts) == pytest.approx(losses_of(whole), abs=2e-6)
+    assert difference(weights_of(parts.model), weights_of(whole.model)) < 5e-6
+    shares = [[row.get("weight") for row in trained.history] for trained in (whole, parts)]
+    assert shares[0] == shares[1]
+    if loss.name == "window":
+        assert min(shares[0]) < max(shares[0])  # some steps left examples out, and not all of them the same share
+    else:
+        assert set(shares[0]) == {None}
+
+
+@pytest.mark.parametrize(("loss", "passes"), [(Xent(), 3), (Gce(), 3), (Window(), 3), (AdaptConf(), 3), (LOGCONF, 6)])
+def test_only_what_reads_the_batch_pays_for_another_pass(loss, passes, base_of, soft_labels, cpu):
+    """A batch of 7 in parts of 3 goes through the model three times, and once more where a threshold is set first."""
+    recipe = recipe_with(loss=loss, epochs=1, batch_size=7)
+    model = models.build(base_of("llama"), 2, recipe, 0)
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    trainer.train(model, Tokens.of([[5, 6, 7]] * 7, 0), soft_labels[:7], recipe, 0, cpu(recipe), 3)
+    assert len(seen) == passes
+
+
+def test_a_batch_without_an_unsure_example_has_no_gradient(base_of, tokens, soft_labels, cpu):
+    """The window never opens for a student this sure: nothing moves without weight decay, and the history says so."""
+    recipe = recipe_with(loss=Window(radius=1e-6), weight_decay=0.0, clip_norm=None)
+    model = models.build(base_of("llama"), 2, recipe, 0)
+    start = weights_of(model)
+    trained = trainer.train(model, tokens, soft_labels, recipe, 0, cpu(recipe), 3)
+    assert losses_of(trained) == [0.0] * 8
+    assert [row["weight"] for row in trained.history] == [0.0] * 8
+    assert difference(weights_of(trained.model), start) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("p1", "why"), [([0.0, 1.0, 1.0, 0.4], "are hard"), ([0.5, 0.5, 0.5, 0.9], "are equal for all classes")]
+)
+def test_labels_that_give_no_radius_are_refused_before_the_first_step(p1, why, base_of, cpu):
+    recipe = recipe_with(loss=Window(radius="midweak"))
+    p = np.array([[1 - x, x] for x in p1], dtype=np.float32)
+    model, four = models.build(base_of("llama"), 2, recipe, 0), Tokens.of([[5, 6]] * 4, 0)
+    with pytest.raises(StepError, match=rf"recipe\.loss\.radius: midweak .* half of the labels {why}.* such as 0\.15"):
+        trainer.train(model, four, p, recipe, 0, cpu(recipe))
+
+
 def test_a_threshold_per_micro_batch_would_show(base_of, tokens, soft_labels, run, slow):
     """Negative control: the mistake that the global batch excludes differs by far more than the tolerance above."""
     recipe = recipe_with(loss=LOGCONF)
@@ -179,11 +236,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     slow.training(expected, tokens, soft_labels, recipe, 0, stop_before=step)
     seen = []
 
-    def poisoned(loss, p_GC, logits_GC, prior_C, at, total):
-        seen.append(at)
-        return p_GC * float("nan") if at == step else p_GC
+    def poisoned(loss, p_GC, logits_GC, course):
+        seen.append(course.step)
+        return losses.Aims(p_GC * float("nan") if course.step == step else p_GC, torch.ones(len(p_GC)))
 
-    monkeypatch.setattr(losses, "targets", poisoned)
+    monkeypatch.setattr(losses, "aims", poisoned)
     with pytest.raises(StepError, match=rf"loss of step {step + 1} of 8 is nan"):
         trainer.train(model, tokens, soft_labels, recipe, 0, cpu(recipe), micro)
     assert seen == list(range(step + 1))
@@ -207,6 +264,7 @@ def test_logits_that_are_not_finite_are_no_predictions(base_of, tokens):
     [
         (recipe_with(), "llama"),
         (recipe_with(loss=LOGCONF, dropout=0.2), "gpt2"),
+        (recipe_with(loss=AdaptConf(), dropout=0.2), "gpt2"),
         (recipe_with(tune=Lora(r=2, dropout=0.2)), "llama"),
     ],
 )
@@ -234,24 +292,26 @@ def test_training_leaves_the_shared_base_alone(base_of, run):
 
 
 @pytest.mark.parametrize(("arch", "fields"), [("gpt2", {"dropout": 0.3}), ("llama", {"tune": Lora(r=2, dropout=0.5)})])
-@pytest.mark.parametrize("micro", [None, 3])
+@pytest.mark.parametrize(
+    ("loss", "micro"), [(LogConf(warmup_frac=0.0), None), (LogConf(warmup_frac=0.0), 3), (Window(), 3)]
+)
 def test_with_dropout_targets_come_from_the_student_without_it(
-    arch, fields, micro, base_of, tokens, soft_labels, cpu, monkeypatch
+    arch, fields, loss, micro, base_of, tokens, soft_labels, cpu, monkeypatch
 ):
-    recipe = recipe_with(loss=LogConf(warmup_frac=0.0), epochs=1, **fields)
+    recipe = recipe_with(loss=loss, epochs=1, **fields)
     model = models.build(base_of(arch), 2, recipe, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # starts at zero, where its dropout does not show
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     before = copy.deepcopy(model)
     seen = []
-    real = losses.targets
+    real = losses.aims
 
-    def spy(loss, p_GC, logits_GC, prior_C, step, total):
+    def spy(loss, p_GC, logits_GC, course):
         seen.append(logits_GC)
-        return real(loss, p_GC, logits_GC, prior_C, step, total)
+        return real(loss, p_GC, logits_GC, course)
 
-    monkeypatch.setattr(losses, "targets", spy)
+    monkeypatch.setattr(losses, "aims", spy)
     trainer.train(model, tokens, soft_labels, recipe, 0, cpu(recipe), micro)
     batch = epoch_batches(len(tokens), recipe.batch_size, 0, 0)[0]
     with torch.no_grad():
