@@ -18,6 +18,7 @@ from w2s import spec as specs
 from w2s.errors import SpecError
 from w2s.identity import Spec, canonical_json, identity, nearest, role, runtime, sha256_of, validated
 from w2s.models import ModelSpec
+from w2s.objectives import AdaptConf, Entropy, Gce, Kl, Product, Window
 from w2s.sources.spec import ArchiveSource, FileSource, HubSource
 from w2s.spec import (
     Engine,
@@ -149,6 +150,26 @@ def test_recorded_digests_stay_the_same():
     ]
 
 
+@pytest.mark.parametrize(
+    ("loss", "digest"),
+    [
+        (specs.Xent(), "054854b9a4952401"),
+        (LogConf(), "0789418200b080bc"),
+        (Product(), "422057556311ee5b"),
+        (Kl(), "122c4f7469c5a73c"),
+        (Kl(direction="reverse"), "bdc9aeb3e129da8e"),
+        (Entropy(), "511970299f7ee91b"),
+        (Entropy(detach=True), "ed2db6108f9b87f2"),
+        (Window(), "c98bb414893db5f6"),
+        (Window(radius="midweak"), "298c322690d0827b"),
+        (AdaptConf(), "7979240c203221ee"),
+        (Gce(), "a81b2240235c07ff"),
+    ],
+)
+def test_recorded_digests_of_losses_stay_the_same(loss, digest):
+    assert loss.digest()[:16] == digest
+
+
 @pytest.mark.parametrize("model", all_specs(), ids=lambda model: model.__name__)
 def test_the_digest_is_that_of_the_canonical_json_also_when_parts_were_asked_before(model):
     for spec in [example(model), *(changed for _, changed in changes(example(model)))]:
@@ -255,7 +276,18 @@ def test_nan_has_no_digest():
         sha256_of({"a": math.nan})
 
 
-losses = st.sampled_from([specs.Xent(), LogConf(), LogConf(a_max=0.75, threshold="half"), LogConf(threshold=0.3)])
+losses = st.sampled_from(
+    [
+        specs.Xent(),
+        LogConf(),
+        LogConf(a_max=0.75, threshold="half"),
+        LogConf(threshold=0.3),
+        Window(),
+        Window(radius="midweak"),
+        Gce(q=0.3),
+        Kl(),
+    ]
+)
 tunes = st.sampled_from([specs.Full(), specs.Probe(), Frozen(layers=4), Lora(r=4, targets=("q", "v"))])
 recipes = st.builds(
     Recipe,
@@ -291,7 +323,13 @@ def test_two_recipes_have_one_digest_only_where_they_are_equal(one, other):
         ({"epochs": True}, ["recipe.epochs: expected a whole number (got True)"]),
         ({"lr": 0}, ["recipe.lr: expected more than 0 (got 0)"]),
         ({"loss": {"name": "logcon"}}, ["recipe.loss.name: no 'logcon' (did you mean logconf?)"]),
-        ({"loss": {"a_max": 0.5}}, ["recipe.loss: say which one with name, one of xent, logconf"]),
+        (
+            {"loss": {"a_max": 0.5}},
+            [
+                "recipe.loss: say which one with name, one of xent, logconf, product, kl, entropy, window, adaptconf, "
+                "gce"
+            ],
+        ),
         ({"loss": {"name": "logconf", "amax": 1}}, ["recipe.loss.amax: unknown field (did you mean a_max?)"]),
         ({"tune": {"kind": "frozen"}}, ["recipe.tune.layers: missing, and there is no default"]),
         ({"betas": [0.9]}, ["recipe.betas[1]: missing, and there is no default"]),

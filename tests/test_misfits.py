@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2s.misfits import SHOWN, Use, of_cache, of_engine, of_recipes
+from w2s.misfits import SHOWN, Use, of_cache, of_classes, of_engine, of_hard_labels, of_recipes
 from w2s.models import ModelSpec
+from w2s.objectives import AdaptConf, Entropy, Gce, Kl, LogConf, Product, Window, Xent
 from w2s.sources.spec import HubSource
 from w2s.spec import Engine, Frozen, Full, Lora, Probe, Recipe
+from w2s.tasks.task import TaskSpec, TextFormat
 
 MODEL = ModelSpec(name="m", source=HubSource(hub="org/m"), layers=6)
 
@@ -170,3 +172,33 @@ def test_a_cache_that_nothing_can_use_is_not_dropped_silently(settings, recipe, 
 
 def test_a_cache_that_one_recipe_can_use_is_fine():
     assert of_cache(Engine(cache_frozen=True), uses(Recipe(), frozen=Recipe(tune=Frozen(layers=2)))) == []
+
+
+def task_of(classes):
+    format_ = TextFormat(text="a", label="b")
+    return TaskSpec(name="t", source=HubSource(hub="o/t"), format=format_, classes=tuple("abcd"[:classes]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes", "path"),
+    [
+        (LogConf(threshold=0.3), 3, "methods.m.loss.threshold: 0.3 is a number"),
+        (LogConf(threshold=0.3), 2, None),
+        (Window(radius=0.499), 2, None),
+        (Window(radius=0.5), 2, "methods.m.loss.radius: 0.5 leaves no example out, because with the 2 classes of t no"),
+        (Window(radius=0.5), 3, None),
+        (Window(radius=0.67), 3, "methods.m.loss.radius: 0.67 leaves no example out"),
+        (Window(radius="midweak"), 3, None),
+        *((loss, 4, None) for loss in (Xent(), Product(), Kl(), Entropy(), AdaptConf(), Gce(), LogConf())),
+    ],
+)
+def test_losses_and_the_number_of_classes(loss, classes, path):
+    told = of_classes("t", task_of(classes), {"m": loss}, [])
+    assert len(told) == (path is not None)
+    assert all(line.startswith(path) for line in told)
+
+
+def test_losses_that_learn_nothing_of_their_own_from_hard_labels():
+    told = {type(loss).__name__: len(of_hard_labels("m", loss)) for loss in (Product(), Window(), Xent(), Kl(), Gce())}
+    assert told == {"Product": 1, "Window": 0, "Xent": 0, "Kl": 0, "Gce": 0}
+    assert len(of_hard_labels("m", Window(radius="midweak"))) == 1

@@ -193,15 +193,24 @@ def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list
         if isinstance(loss, Window) and isinstance(loss.radius, float) and loss.radius >= above:
             problems.append(
                 f"methods.{method}.loss.radius: {loss.radius:g} leaves no example out, because with the "
-                f"{task.n_classes} classes of {name} no probability is {above:.3g} above chance; use less, or xent"
+                f"{task.n_classes} classes of {name} no probability is more than {above:.3g} above chance; use less, "
+                "or xent"
             )
     told = set()
     for use in uses:
         words = use.recipe.head_words
-        if words is not None and len(words) != task.n_classes and (use.name, words) not in told:
+        unnamed = words is None and use.recipe.head_init == "unembedding" and task.kind == "compare"
+        if unnamed and (use.name, words) not in told:
+            told.add((use.name, words))
+            problems.append(
+                f"{use.where}.recipe.head_words: {name} compares texts by one score; give the word whose row it starts "
+                "from, such as [' good'], or head_init zeros"
+            )
+        if words is not None and len(words) != task.n_outputs and (use.name, words) not in told:
             told.add((use.name, words))  # not once more for every method
             problems.append(
-                f"{use.where}.recipe.head_words: {len(words)} words, and {name} has {task.n_classes} classes"
+                f"{use.where}.recipe.head_words: {len(words)} words, and {name} "
+                + ("compares texts by one score" if task.kind == "compare" else f"has {task.n_classes} classes")
             )
     return problems
 
