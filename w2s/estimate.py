@@ -80,7 +80,9 @@ def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rat
     data = plan.nodes[spec.data].spec
     assert isinstance(data, MaterializeSpec)
     words = words_each(spec.data)
-    tokens_each = min(ASSUMED_TOKENS if words is None else words * TOKENS_PER_WORD, float(spec.model.max_length))
+    texts = data.task.n_texts
+    tokens_of_text = ASSUMED_TOKENS if words is None else words * TOKENS_PER_WORD / texts
+    tokens_each = texts * min(tokens_of_text, float(spec.model.max_length))
     if isinstance(spec, FeaturesSpec):
         trained, predicted = 0.0, getattr(data.sizes, spec.split) * tokens_each
     else:
@@ -110,7 +112,7 @@ def _evaluations(spec: TrainSpec, examples: int) -> int:
 
 
 def _words_each(data: str, store: Store) -> float | None:
-    """Mean words of an example; None before the data is there."""
+    """Mean words of an example, in all its texts; None before the data is there."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         summary = json.loads((store.path("materialize", data) / "summary.json").read_text(encoding="utf-8"))
         return float(summary["pool"]["mean_words"])

@@ -1,6 +1,7 @@
 """The step bodies, read top to bottom; the only place where the control half and the learning half meet.
 
-Ground truth of `transfer` and `val` never reaches a student: its label column is not even read.
+Ground truth of `transfer` and `val` never reaches a student, and its label column is not even read, unless the sweep
+asks for it by name (`truth`, `mix_truth`, `simulated`): then only a labels step reads it, and says so of every label.
 """
 
 from __future__ import annotations
@@ -22,18 +23,34 @@ from w2s.identity import validated
 from w2s.models import ModelSpec
 from w2s.plan import lacks_weights
 from w2s.progress import Report, silent
-from w2s.spec import EVALUATED, PREDICTED, AnyStep, Engine, FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth
+from w2s.spec import (
+    EVALUATED,
+    PREDICTED,
+    AnyStep,
+    Engine,
+    FeaturesSpec,
+    LabelsSpec,
+    MaterializeSpec,
+    Split,
+    TrainSpec,
+    Truth,
+    Weak,
+)
 from w2s.stopping import Stopping
 from w2s.store import Staged, Store
+from w2s.supervision import FileLabels, MajorityLabels
 
 if TYPE_CHECKING:
     import numpy as np
 
     from w2s.learn.batching import Tokens
+    from w2s.learn.external import External
     from w2s.learn.models import Base
+    from w2s.learn.relabel import Evidence, Labelled
     from w2s.learn.trainer import Trained
 
 T = TypeVar("T")
+LABELLED: tuple[Split, ...] = ("transfer", "val")  # by a labels step
 
 
 class Warm:
@@ -130,6 +147,8 @@ def _made(spec: AnyStep, store: Store, staged: Staged, report: Report, stopping:
         return _materialize(spec, staged, report)
     if isinstance(spec, FeaturesSpec):
         return _features(spec, store, staged, report)
+    if isinstance(spec, LabelsSpec):
+        return _labels(spec, store, staged, report)
     return _train(spec, store, staged, report, stopping)
 
 
@@ -150,9 +169,9 @@ def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) 
     from w2s.learn import adapt, trunk
 
     report("load", 0, 1)
-    texts = _texts(store, spec.data, spec.split)[1]
+    _, texts, per_example = _texts(store, spec.data, spec.split)
     base = _base(spec)
-    tokens = _tokens(spec, base, spec.split, texts)
+    tokens = _tokens(spec, base, spec.split, texts, per_example)
     depth = len(adapt.layers_of(base.module)[1])
     device = accelerators.device(spec.engine)
     trunk.write_hidden(
@@ -168,15 +187,64 @@ def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) 
     }
 
 
+def _labels(spec: LabelsSpec, store: Store, staged: Staged, report: Report) -> dict[str, Any]:
+    """Labels of transfer and val, as files that name each label's origin, and what became of how many examples."""
+    from w2s.learn import relabel
+    from w2s.learn.external import External
+    from w2s.sources.fetch import fetch
+
+    report("label", 0, 1)
+    task = _task_of(store, spec.data).task
+    read = External(fetch(spec.source.source).path, task.class_names) if isinstance(spec.source, FileLabels) else None
+    splits: dict[str, Any] = {}
+    for split in LABELLED:
+        found, examples = _evidence(spec, store, split, read, task.n_classes)
+        given, told = relabel.made(spec, found, drops=split == "transfer")
+        outputs.write_labels(staged.folder / f"{split}.parquet", given.ids, given.p_NC, given.origins)
+        splits[split] = outputs.label_summary(
+            given, task.class_names, examples, len(found.ids), told, found.right(given)
+        )
+    if read is not None and not splits["transfer"]["labelled"]:
+        raise StepError(f"{read.path}: none of its {len(read.p)} labels is for an example of transfer; example_id and "
+                        "text have to be those of the materialized task (`w2s show` names its folder)")  # fmt: skip
+    matched = {} if read is None else {"file": {"labels": len(read.p), "used": len(read.matched)}}
+    write_json(staged.folder / "summary.json", {"classes": list(task.class_names), "splits": splits, **matched})
+    return {"fetched": [], "devices": []}
+
+
+def _evidence(
+    spec: LabelsSpec, store: Store, split: Split, read: External | None, n_classes: int
+) -> tuple[Evidence, int]:
+    """What labels of a split are made of, no more than the spec asks for, and how many examples the split has."""
+    from w2s.learn import relabel
+
+    ids, texts, per_example = _texts(store, spec.data, split)
+    rows = list(range(len(ids)))
+    if spec.part is not None and split == "transfer":
+        rows = relabel.part_of(ids, spec.part)
+    own = [ids[row] for row in rows]
+    of_majority = isinstance(spec.source, MajorityLabels)
+    found = relabel.Evidence(
+        own,
+        n_classes,
+        {digest: _probabilities(store, digest, split, own) for digest in spec.supervisors},
+        _truth(store, spec.data, split, ids)[rows] if spec.reads_truth else None,
+        _truth(store, spec.data, "weak_train", None) if of_majority else None,
+        read,
+        [texts[row] if per_example == 1 else None for row in rows],
+    )
+    return found, len(ids)
+
+
 @dataclass
 class _Setting:
     """What a training works with: texts, labels and tokens by split, the model, and the processes it runs on."""
 
     ids: dict[str, list[str]]
     tokens: dict[str, Tokens]
-    p_NC: np.ndarray
-    origin: str
-    known: dict[str, np.ndarray]  # classes that evaluations are held against: of val what this model may know
+    given: Labelled  # what it learns from, and `learned` the tokens of those examples
+    learned: Tokens
+    known: dict[str, np.ndarray]  # classes that evaluations are held against: of val what this model may know, else -1
     base: Base
     model: Any
     accelerator: Any
@@ -207,16 +275,18 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
     outputs.write_predictions(staged.folder, setting.ids, logits)
     outputs.write_evaluations(staged.folder, setting.ids, trained.evaluations)
     if not isinstance(spec.labels, Truth):
-        outputs.write_labels(staged.folder, setting.ids[spec.split], setting.p_NC, setting.origin)
-    against = {"val": setting.origin.partition(" ")[0], "test": "truth"}
+        given = setting.given
+        outputs.write_labels(staged.folder / "labels.parquet", given.ids, given.p_NC, given.origins)
+    against = {"val": {"weak": "supervisor", "made": "labels"}.get(spec.labels.kind, "truth"), "test": "truth"}
     outputs.write_history(staged.folder, trained.history, trained.evaluations, setting.known, against)
     write_json(
         staged.folder / "metrics.json",
         {
             "test_accuracy": outputs.accuracy(setting.known["test"], logits["test"]),
             "test_n": len(setting.ids["test"]),
-            "train_n": len(setting.p_NC),
+            "train_n": len(setting.given),
             "final_loss": trained.history[-1]["loss"],
+            **outputs.learnt_share(trained.history),
             "truncated": {split: tokens.truncated for split, tokens in setting.tokens.items()},
         },
     )
@@ -224,33 +294,37 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
         "fetched": [{"source": spec.model.source.model_dump(mode="json"), "commit": setting.base.commit}],
         "devices": [str(setting.accelerator.device)] * spec.engine.ranks,
         "phases": phases,
-        **_amounts(spec, setting.tokens, len(trained.evaluations)),
+        **_amounts(spec, setting, len(trained.evaluations)),
     }
 
 
 def _setting(spec: TrainSpec, store: Store) -> _Setting:
+    import numpy as np
+
     from w2s.learn import accelerator as accelerators
     from w2s.learn import models, tracking, trunk
 
-    n_classes = _task_of(store, spec.data).task.n_classes
-    texts: dict[str, tuple[list[str], list[str]]] = {s: _texts(store, spec.data, s) for s in spec.used_splits}
+    task = _task_of(store, spec.data).task
+    n_classes = task.n_classes
+    texts: dict[str, tuple[list[str], list[str], int]] = {s: _texts(store, spec.data, s) for s in spec.used_splits}
     ids = {split: column[0] for split, column in texts.items()}
-    p_NC, origin = _labels(spec, store, spec.split, ids[spec.split], n_classes)
-    val_NC, _ = _labels(spec, store, "val", ids["val"], n_classes)
-    known: dict[str, np.ndarray] = {
-        "val": val_NC.argmax(axis=1),
-        "test": _truth(store, spec.data, "test", ids["test"]),
-    }
+    given = _given(spec, store, spec.split, ids[spec.split], n_classes)
+    known = {"test": _truth(store, spec.data, "test", ids["test"])}
+    val = _given(spec, store, "val", ids["val"], n_classes)
+    if len(val):
+        known["val"] = np.full(len(ids["val"]), -1)
+        known["val"][_places(val.ids, ids["val"])] = val.p_NC.argmax(axis=1)
     folder = tracking.folder_of(store.root.parent, spec.digest())
     accelerator = accelerators.make(spec.engine, spec.recipe, tracking.trackers_for(spec.engine.trackers, folder))
     base = _base(spec)
-    tokens = {split: _tokens(spec, base, split, column[1]) for split, column in texts.items()}
-    model = models.build(base, n_classes, spec.recipe, spec.seed, spec.engine)
+    tokens = {split: _tokens(spec, base, split, *column[1:]) for split, column in texts.items()}
+    model = models.build(base, task.n_outputs, spec.recipe, spec.seed, spec.engine)
     for split, features in spec.features().items():
         hidden_SD = trunk.read_hidden(store.path("features", features.digest()) / "hidden.npy")
         tokens[split] = dataclasses.replace(tokens[split], hidden_SD=hidden_SD)
         trunk.start_from(model, features.model.layers)
-    return _Setting(ids, tokens, p_NC, origin, known, base, model, accelerator)
+    learned = tokens[spec.split].some(np.array(_places(given.ids, ids[spec.split])))
+    return _Setting(ids, tokens, given, learned, known, base, model, accelerator)
 
 
 def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
@@ -259,7 +333,7 @@ def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, s
 
     def evaluate(model: Any, step: int) -> dict[str, np.ndarray]:
         logits: dict[str, np.ndarray] = {s: _predicted(spec, setting, model, s, silent) for s in EVALUATED}
-        right = {f"{split}_accuracy": outputs.accuracy(setting.known[split], logits[split]) for split in EVALUATED}
+        right = {f"{s}_accuracy": outputs.accuracy(known_N, logits[s]) for s, known_N in setting.known.items()}
         setting.accelerator.log(right, step=step)
         return logits
 
@@ -270,13 +344,20 @@ def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, s
         checkpoints=Checkpoints(store.checkpoints(spec.digest()), spec.engine),
         stopping=stopping,
     )
-    tokens = setting.tokens[spec.split]
+    tokens = setting.learned
     with (
         fitting.fitted(spec, setting.model, tokens, setting.accelerator.device) as micro_batch_size,
         tracking.tracked(setting.accelerator, tracking.flattened(spec.identity())),
     ):
         return trainer.train(
-            setting.model, tokens, setting.p_NC, spec.recipe, spec.seed, setting.accelerator, micro_batch_size, around
+            setting.model,
+            tokens,
+            setting.given.p_NC,
+            spec.recipe,
+            spec.seed,
+            setting.accelerator,
+            micro_batch_size,
+            around,
         )
 
 
@@ -301,25 +382,55 @@ def _task_of(store: Store, data: str) -> MaterializeSpec:
     return validated(MaterializeSpec, manifest["spec"])
 
 
-def _texts(store: Store, data: str, split: str) -> tuple[list[str], list[str]]:
-    """(ids, texts) of a split; the label column is not read."""
-    table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", "text"])
-    return table["example_id"].to_pylist(), table["text"].to_pylist()
+def _texts(store: Store, data: str, split: str) -> tuple[list[str], list[str], int]:
+    """(ids, texts, how many of them each example has) of a split; the label column is not read."""
+    table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", "text", "texts"])
+    ids: list[str] = table["example_id"].to_pylist()
+    if "texts" not in table.column_names:
+        return ids, table["text"].to_pylist(), 1
+    texts = [text for texts in table["texts"].to_pylist() for text in texts]
+    return ids, texts, len(texts) // len(ids)
 
 
-def _labels(spec: TrainSpec, store: Store, split: Split, ids: list[str], n_classes: int) -> tuple[np.ndarray, str]:
-    """Labels (N, C) of a split as this model may know them, for the examples `ids`, and where they came from."""
+def _given(spec: TrainSpec, store: Store, split: Split, ids: list[str], n_classes: int) -> Labelled:
+    """The labels of a split as this model may know them, in the order of `ids`, and where each came from."""
+    import numpy as np
+
+    from w2s.learn import labels
+    from w2s.learn.relabel import Labelled
+
+    if isinstance(spec.labels, Truth):
+        y_N = _truth(store, spec.data, split, ids)
+        return Labelled(ids, labels.one_hot(y_N, n_classes), ["truth"] * len(ids))
+    if isinstance(spec.labels, Weak):
+        p_NC = _probabilities(store, spec.labels.supervisor, split, ids)
+        origins = [f"supervisor {spec.labels.supervisor}"] * len(ids)
+        return Labelled(ids, labels.harden(p_NC) if spec.labels.hard else p_NC, origins)
+    table = store.read_table("labels", spec.labels.labels, f"{split}.parquet")
+    p_NC = np.array(table["p"].to_pylist(), dtype=np.float32).reshape(-1, n_classes)
+    made = Labelled(table["example_id"].to_pylist(), p_NC, table["origin"].to_pylist())
+    _places(made.ids, ids)
+    return made
+
+
+def _probabilities(store: Store, supervisor: str, split: Split, ids: list[str]) -> np.ndarray:
+    """A supervisor's probabilities (N, C) for the examples `ids` of a split."""
     import numpy as np
 
     from w2s.learn import labels
 
-    if isinstance(spec.labels, Truth):
-        return labels.one_hot(_truth(store, spec.data, split, ids), n_classes), "truth"
-    supervisor = spec.labels.supervisor
     table = store.read_table("train", supervisor, f"predictions/{split}.parquet")
     p_NC = labels.probabilities(np.array(table["logits"].to_pylist(), dtype=np.float32))
-    joined_NC = labels.join(ids, table["example_id"].to_pylist(), p_NC, f"train {supervisor[:12]}")
-    return (labels.harden(joined_NC) if spec.labels.hard else joined_NC), f"supervisor {supervisor}"
+    return labels.join(ids, table["example_id"].to_pylist(), p_NC, f"train {supervisor[:12]}")
+
+
+def _places(some: list[str], ids: list[str]) -> list[int]:
+    """Where examples stand among those of their split."""
+    place = {example_id: row for row, example_id in enumerate(ids)}
+    strange = [example_id for example_id in some if example_id not in place]
+    if strange or len(set(some)) < len(some):
+        raise StepError(f"labels of examples that are not there, or there twice (such as {(strange or some)[0]})")
+    return [place[example_id] for example_id in some]
 
 
 def prepare(model: ModelSpec) -> None:
@@ -336,17 +447,17 @@ def _base(spec: TrainSpec | FeaturesSpec) -> Base:
     return BASES.get(key, lambda: models.load_base(spec.model, spec.engine))
 
 
-def _tokens(spec: TrainSpec | FeaturesSpec, base: Base, split: str, texts: list[str]) -> Tokens:
+def _tokens(spec: TrainSpec | FeaturesSpec, base: Base, split: str, texts: list[str], per_example: int) -> Tokens:
     from w2s.learn import models
 
     key = (spec.data, split, spec.model.source.digest(), spec.model.gguf, base.max_length)
-    return TOKENS.get(key, lambda: models.tokenise(base, texts))
+    return TOKENS.get(key, lambda: models.tokenise(base, texts, per_example))
 
 
-def _truth(store: Store, data: str, split: Split, ids: list[str]) -> np.ndarray:
-    """Ground truth (N,) of a split; of transfer and val only for what is not a student."""
+def _truth(store: Store, data: str, split: Split, ids: list[str] | None) -> np.ndarray:
+    """Ground truth (N,) of a split; of transfer and val only for what is not a student, or asks for it by name."""
     table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", "label"])
-    assert table["example_id"].to_pylist() == ids
+    assert ids is None or table["example_id"].to_pylist() == ids
     y_N: np.ndarray = table["label"].to_numpy()
     return y_N
 
@@ -363,17 +474,22 @@ def _write_weights(staged: Staged | None, setting: _Setting) -> None:
         safetensors.torch.save_file(trained, staged.folder / "model" / "trained.safetensors")
 
 
-def _amounts(spec: TrainSpec, tokens: dict[str, Tokens], evaluations: int) -> dict[str, float | None]:
+def _amounts(spec: TrainSpec, setting: _Setting, evaluations: int) -> dict[str, float | None]:
     """Examples, tokens and FLOPs that the step went through, counted after truncation."""
-    trained = float(tokens[spec.split].lengths.sum()) * spec.recipe.epochs
+    tokens, learned = setting.tokens, setting.learned
+    trained = float(learned.lengths.sum()) * spec.recipe.epochs
     predicted = float(sum(tokens[split].lengths.sum() for split in PREDICTED))
     predicted += evaluations * float(sum(tokens[split].lengths.sum() for split in EVALUATED))
-    examples = len(tokens[spec.split]) * spec.recipe.epochs
+    examples = learned.examples * spec.recipe.epochs
     return {"examples": examples, "tokens": trained + predicted, "flops": step_flops(spec, trained, predicted)}
 
 
 def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> tuple[tuple[str, ...], np.ndarray]:
-    """(classes, probabilities (N, C)) of texts under a trained step. Raises SpecError where it has no weights."""
+    """(classes, probabilities (N, C)) of texts under a trained step. Raises SpecError where it has no weights.
+
+    A step that compares texts gives each a score: (("score",), scores (N, 1)). Of two texts the one with the higher
+    score is better, with the probability sigmoid(difference).
+    """
     import safetensors.torch
 
     from w2s.learn import accelerator as accelerators
@@ -389,12 +505,12 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
             "steps without weights are trained again, and their numbers stay the same"
         )
     spec = validated(TrainSpec, manifest["spec"])
-    classes = _task_of(store, spec.data).task.class_names
+    task = _task_of(store, spec.data).task
     # One process is enough here, whatever it took to train.
     alone = Engine(device=spec.engine.device, mixed_precision=spec.engine.mixed_precision)
     spec = spec.model_copy(update={"engine": alone})
     base = _base(spec)
-    model = models.build(base, len(classes), spec.recipe, spec.seed, alone)
+    model = models.build(base, task.n_outputs, spec.recipe, spec.seed, alone)
     trained = safetensors.torch.load_file(weights)
     odd = set(trained) ^ {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if odd:  # a part that is missing would silently be the base model's
@@ -405,4 +521,4 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
     accelerator = accelerators.make(spec.engine, spec.recipe)
     prepared = accelerator.prepare(model)
     logits_NC = predict.predict(prepared, models.tokenise(base, texts), batch_size, accelerator.device)
-    return tuple(classes), labels.probabilities(logits_NC)
+    return (("score",), logits_NC) if task.kind == "compare" else (task.class_names, labels.probabilities(logits_NC))

@@ -1,4 +1,4 @@
-"""A file of texts in, a file of texts with probabilities out; refuses an empty text and a missing column."""
+"""A file of texts in, a file of texts with probabilities or scores out; refuses an empty text and a missing column."""
 
 from __future__ import annotations
 
@@ -102,7 +102,10 @@ def require_weights(store: Store, kind: str, digest: str, commands: Sequence[str
 
 
 def write(out: Path | None, texts: Sequence[str], classes: Sequence[str], p_NC: np.ndarray) -> None:
-    """Each text with its most probable class and the probability of every class, as JSON lines or CSV."""
+    """Each text with its most probable class and the probability of every class, as JSON lines or CSV.
+
+    Where there is one number per text, as under a model that compares texts, it stands alone under its name.
+    """
     labels = [classes[int(p_C.argmax())] for p_C in p_NC]
     if out is None:
         _json_lines(sys.stdout, texts, labels, classes, p_NC)
@@ -112,14 +115,16 @@ def write(out: Path | None, texts: Sequence[str], classes: Sequence[str], p_NC: 
             _json_lines(file, texts, labels, classes, p_NC)
         else:
             writer = csv.writer(file)
-            writer.writerow(["text", "label", *(f"p_{name}" for name in classes)])
+            scored = len(classes) == 1
+            writer.writerow(["text", *(classes if scored else ["label", *(f"p_{name}" for name in classes)])])
             for text, label, p_C in zip(texts, labels, p_NC, strict=True):
-                writer.writerow([text, label, *map(float, p_C)])
+                writer.writerow([text, *([] if scored else [label]), *map(float, p_C)])
 
 
 def _json_lines(
     to: TextIO, texts: Sequence[str], labels: Sequence[str], classes: Sequence[str], p_NC: np.ndarray
 ) -> None:
     for text, label, p_C in zip(texts, labels, p_NC, strict=True):
-        row = {"text": text, "label": label, "p": dict(zip(classes, map(float, p_C), strict=True))}
+        p = dict(zip(classes, map(float, p_C), strict=True))
+        row = {"text": text, **(p if len(classes) == 1 else {"label": label, "p": p})}
         to.write(json.dumps(row, ensure_ascii=False) + "\n")

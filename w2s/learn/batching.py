@@ -1,13 +1,15 @@
 """Token lists in, batches of little padding out; their order depends on the seed alone, not on devices.
 
-Shapes: N examples, B examples of one batch, T tokens, S tokens of all examples together, D hidden size.
+An example is one text, or k texts that are compared; what pads, cuts and caches sees only texts.
+
+Shapes: N examples, M = N k texts, B examples or texts of one batch, T tokens, S tokens of all texts, D hidden size.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from w2s.randomness import stream_seed
 class Tokens:
     """Tokenised texts, end to end: text i is `ids[offsets[i]:offsets[i + 1]]`. `truncated` counts texts that were cut.
 
+    Every `per_example` texts in a row are those of one example.
     `hidden_SD` holds the hidden states of the same tokens where the lowest layers are replayed from disk.
     """
 
@@ -28,20 +31,50 @@ class Tokens:
     pad_id: int
     truncated: int = 0
     hidden_SD: np.ndarray | None = None
+    per_example: int = 1
+    hidden_S: np.ndarray | None = None  # each token's place in hidden_SD, where that is another one
 
     @classmethod
-    def of(cls, ids: Sequence[Sequence[int]], pad_id: int, truncated: int = 0) -> Tokens:
+    def of(cls, ids: Sequence[Sequence[int]], pad_id: int, truncated: int = 0, per_example: int = 1) -> Tokens:
         """From one list of token ids per text."""
+        assert len(ids) % per_example == 0
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-        return cls(np.fromiter(itertools.chain.from_iterable(ids), np.int64, offsets[-1]), offsets, pad_id, truncated)
+        ids_S = np.fromiter(itertools.chain.from_iterable(ids), np.int64, offsets[-1])
+        return cls(ids_S, offsets, pad_id, truncated, per_example=per_example)
 
     def __len__(self) -> int:
+        """Texts."""
         return len(self.offsets) - 1
 
     @property
+    def examples(self) -> int:
+        """Examples, of `per_example` texts each."""
+        return len(self) // self.per_example
+
+    @property
     def lengths(self) -> np.ndarray:
-        """Tokens per text (N,)."""
+        """Tokens per text (M,)."""
         return np.diff(self.offsets)
+
+    @property
+    def example_lengths(self) -> np.ndarray:
+        """Tokens per example (N,), of all its texts."""
+        return np.asarray(np.diff(self.offsets[:: self.per_example]))
+
+    def texts_of(self, examples_B: np.ndarray) -> np.ndarray:
+        """The texts (B k,) of these examples, in their order."""
+        return np.asarray((examples_B[:, None] * self.per_example + np.arange(self.per_example)).ravel())
+
+    def some(self, examples_K: np.ndarray) -> Tokens:
+        """These examples alone, in this order; hidden states stay where they are."""
+        if np.array_equal(examples_K, np.arange(self.examples)):
+            return self
+        texts = self.texts_of(examples_K)
+        spans = [np.arange(self.offsets[text], self.offsets[text + 1]) for text in texts]
+        source_S = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
+        offsets = np.cumsum([0, *map(len, spans)], dtype=np.int64)
+        hidden_S = source_S if self.hidden_S is None else self.hidden_S[source_S]
+        return replace(self, ids_S=self.ids_S[source_S], offsets=offsets, hidden_S=hidden_S)
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where each token of `rows` stands in `ids_S` (B, T); past the end of a text, its last token's place."""
@@ -59,7 +92,8 @@ class Tokens:
         ids_BT = np.where(mask_BT, self.ids_S[places_BT], self.pad_id)
         arrays = [ids_BT, mask_BT.astype(np.int64)]
         if self.hidden_SD is not None:
-            arrays.append(self.hidden_SD[places_BT] * mask_BT[:, :, None].astype(np.float32))
+            hidden_BT = places_BT if self.hidden_S is None else self.hidden_S[places_BT]
+            arrays.append(self.hidden_SD[hidden_BT] * mask_BT[:, :, None].astype(np.float32))
         return tuple(torch.from_numpy(array).to(device) for array in arrays)
 
 
@@ -75,10 +109,10 @@ def epoch_batches(examples: int, batch_size: int, seed: int, epoch: int) -> list
 
 
 def cut(lengths_G: np.ndarray, ranks: int, micro_batch_size: int | None) -> list[list[np.ndarray]]:
-    """Positions in a global batch of G texts by rank and micro-batch; every position once.
+    """Positions in a global batch of G examples by rank and micro-batch; every position once.
 
     Every rank has the same number of micro-batches, each of at most `micro_batch_size` (None: the rank's whole share),
-    though in a short batch the last ones may be empty. Texts are dealt by length, so that ranks have equal work and
+    though in a short batch the last ones may be empty. Examples are dealt by length, so that ranks have equal work and
     micro-batches little padding; one process with the whole batch at once keeps its order.
     """
     whole = ranks == 1 and (micro_batch_size is None or micro_batch_size >= len(lengths_G))

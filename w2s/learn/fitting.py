@@ -39,8 +39,8 @@ def fitted(spec: TrainSpec, model: nn.Module, tokens: Tokens, device: torch.devi
     if spec.engine.micro_batch_size != "auto":
         yield spec.engine.micro_batch_size
         return
-    share = -(-min(spec.recipe.batch_size, len(tokens)) // spec.engine.ranks)
-    key = key_of(spec, int(tokens.lengths.max()), share, device)
+    share = -(-min(spec.recipe.batch_size, tokens.examples) // spec.engine.ranks)
+    key = key_of(spec, int(tokens.example_lengths.max()), share, device)
     size = start_size(share, key)
     if remembered(key) is None and can_be_tried(spec.engine, device):
         size = largest_that_fits(model, tokens, share, device, reserved_bytes(model, spec.recipe, spec.engine, device))
@@ -80,7 +80,7 @@ def memory_of(device: torch.device) -> tuple[str, int]:
 def key_of(spec: TrainSpec, longest: int, share: int, device: torch.device) -> str:
     """What a remembered size is good for, as 64 hexadecimal digits: all that the need for memory depends on.
 
-    `longest` is the length in tokens of the longest text that is trained on, `share` one rank's part of a batch.
+    `longest` is the length in tokens of the longest example that is trained on, `share` one rank's part of a batch.
     """
     engine, recipe = spec.engine, spec.recipe
     settings = engine.model_dump(
@@ -151,7 +151,7 @@ def largest_that_fits(
     Moves the model (not yet wrapped) to `device`; leaves weights and random states as they were, and gradients empty.
     Raises StepError where not even one text fits.
     """
-    longest = np.argsort(-tokens.lengths, kind="stable")
+    longest = np.argsort(-tokens.example_lengths, kind="stable")
     model.to(device)
     size = share
     while not _fits(model, tokens, longest[:size], device, reserve_bytes, passes=1 if size == share else 2):
@@ -160,9 +160,8 @@ def largest_that_fits(
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if size == 1:
-            raise StepError(
-                f"out of memory with one text of {int(tokens.lengths.max())} tokens on {memory_of(device)[0]}"
-            )
+            most = int(tokens.example_lengths.max())
+            raise StepError(f"out of memory with one example of {most} tokens on {memory_of(device)[0]}")
         size = _divisor(share, size // 2)
     return size
 
@@ -178,7 +177,7 @@ def _fits(
             reserve = torch.empty(reserve_bytes, dtype=torch.uint8, device=device)
             model.train()
             for _ in range(passes):
-                model([tokens.padded(rows, device)]).square().mean().backward()
+                model([tokens.padded(tokens.texts_of(rows), device)]).square().mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except (RuntimeError, MemoryError) as error:

@@ -150,6 +150,7 @@ def _cut(config: Any, layers: int) -> None:
 def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = ENGINE) -> Classifier:
     """A classifier on the base model: head made from the seed, frozen and adapted as recipe and engine say.
 
+    `classes` are the outputs of the head: 1, a score, where texts are compared.
     Weights that are trained are float32 copies; frozen ones may be shared with the base, or held in the precision of
     the matrix products. Under ZeRO 3 the base model's lie in shares on all ranks, which call this together once they
     can talk to each other (`accelerator.make`). Raises StepError for what this model cannot do.
@@ -193,8 +194,11 @@ def sharing(module: Any) -> Any:
     return copy.deepcopy(module, dict(shared))
 
 
-def tokenise(base: Base, texts: list[str]) -> Tokens:
-    """Token ids of texts, cut on the left to the model's length. Raises StepError for a text without tokens."""
+def tokenise(base: Base, texts: list[str], per_example: int = 1) -> Tokens:
+    """Token ids of texts, cut on the left to the model's length. Raises StepError for a text without tokens.
+
+    Of a prompt and an answer, so the answer stays whole as long as it can.
+    """
     with _quiet():
         whole = base.tokenizer(texts, add_special_tokens=True, truncation=False)["input_ids"]
         cut = [row for row, ids in enumerate(whole) if len(ids) > base.max_length]
@@ -207,7 +211,7 @@ def tokenise(base: Base, texts: list[str]) -> Tokens:
     if empty:
         raise StepError(f"model {base.spec.name}: the text {texts[empty[0]]!r} has no tokens")
     pad_id = base.tokenizer.pad_token_id
-    return Tokens.of(whole, 0 if pad_id is None else pad_id, len(cut))
+    return Tokens.of(whole, 0 if pad_id is None else pad_id, len(cut), per_example)
 
 
 def unembedding_rows(base: Base, classes: int, words: tuple[str, ...] | None) -> torch.Tensor:
@@ -215,6 +219,8 @@ def unembedding_rows(base: Base, classes: int, words: tuple[str, ...] | None) ->
 
     A word of several tokens counts by its last one. Raises StepError where the model has no such head.
     """
+    if words is None and classes == 1:
+        raise StepError("recipe.head_words: give the one word whose row scores a text, such as ' good'")
     words = words or tuple(f" {index}" for index in range(classes))
     if len(words) != classes:
         raise StepError(f"recipe.head_words: {len(words)} words for {classes} classes; give one word per class")

@@ -1,4 +1,7 @@
-"""A classifier and tokenised texts in, logits out, in the order of the texts; the ranks of a step share the work."""
+"""A classifier and tokenised texts in, logits out, in the order of the examples; the ranks of a step share the work.
+
+Shapes: N examples, M texts (more than N where an example is several that are compared), B texts of a batch, C outputs.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ def predict(
 ) -> np.ndarray:
     """Logits (N, C) in float32, on every rank. `report` hears (examples done, of how many).
 
+    Of examples of k texts the logits (N, k) are the scores of its texts. `batch_size` counts texts.
     Raises StepError for one that is not finite.
     """
     model.eval()
-    logits_NC: np.ndarray | None = None
+    logits_MC: np.ndarray | None = None
     done = 0
     batches = by_length(tokens.lengths, batch_size, OVERHEAD_TOKENS[torch.device(device).type])
     # Not inference_mode: ZeRO 3 writes to weights that it gathers during the forward pass.
@@ -35,17 +39,19 @@ def predict(
             own = turn[ranks.rank()] if ranks.rank() < len(turn) else None
             batch = turn[0] if own is None else own
             values_BC = model([tokens.padded(batch, device)]).float().cpu().numpy()
-            if logits_NC is None:
-                logits_NC = np.zeros((len(tokens), values_BC.shape[1]), dtype=np.float32)
+            if logits_MC is None:
+                logits_MC = np.zeros((len(tokens), values_BC.shape[1]), dtype=np.float32)
             if own is not None:
-                logits_NC[own] = values_BC
+                logits_MC[own] = values_BC
             done += sum(map(len, turn))
-            report(done, len(tokens))
-    assert logits_NC is not None
-    ranks.total(torch.from_numpy(logits_NC))  # every row was made by one rank and is zero on the others
+            report(done // tokens.per_example, tokens.examples)
+    assert logits_MC is not None
+    ranks.total(torch.from_numpy(logits_MC))  # every row was made by one rank and is zero on the others
+    logits_NC = logits_MC.reshape(tokens.examples, -1)
     broken = int((~np.isfinite(logits_NC)).any(axis=1).sum())
     if broken:  # the last update may be the one that broke the weights, and argmax of NaN would still be a class
         raise StepError(
-            f"the logits of {broken} of {len(tokens)} examples are not finite: the training diverged; lower recipe.lr"
+            f"the logits of {broken} of {tokens.examples} examples are not finite: the training diverged; "
+            "lower recipe.lr"
         )
     return logits_NC

@@ -86,7 +86,7 @@ def train(
     batches = [
         (epoch, batch)
         for epoch in range(recipe.epochs)
-        for batch in epoch_batches(len(tokens), recipe.batch_size, seed, epoch)
+        for batch in epoch_batches(tokens.examples, recipe.batch_size, seed, epoch)
     ]
     # One process draws from the stream it always had; every further one needs masks of its own.
     torch.manual_seed(stream_seed(seed, "dropout", *([ranks.rank()] if ranks.rank() else [])))
@@ -188,7 +188,7 @@ class _Training:
 
         Returns the sums over the global batch, and the wishes of all ranks to stop and to save.
         """
-        parts = cut(self.tokens.lengths[batch], ranks.size(), self.micro_batch_size)[ranks.rank()]
+        parts = cut(self.tokens.example_lengths[batch], ranks.size(), self.micro_batch_size)[ranks.rank()]
         aims_G = self._aims_before(batch, parts)
         spent, stop, due = Spent(), False, False
         for index, part in enumerate(parts):
@@ -265,13 +265,15 @@ class _Training:
     def _logits(self, batch: np.ndarray, part: np.ndarray) -> Tensor:
         """Logits (B, C) of a micro-batch, in its order; texts of similar length go through the model together.
 
-        A rank without texts goes through the model with one, as the others do, and keeps none of it.
+        Where an example is several texts the model gives each a score, and those of an example are its logits.
+        A rank without examples goes through the model with one, as the others do, and keeps none of it.
         """
-        rows = batch[part] if len(part) else batch[:1]
+        texts = self.tokens.texts_of(batch[part] if len(part) else batch[:1])
         device = self.accelerator.device
-        chunks = length_chunks(self.tokens.lengths[rows], OVERHEAD_TOKENS[device.type])
-        logits_BC: Tensor = self.model([self.tokens.padded(rows[chunk], device) for chunk in chunks])
-        return logits_BC[torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)][: len(part)]
+        chunks = length_chunks(self.tokens.lengths[texts], OVERHEAD_TOKENS[device.type])
+        outputs: Tensor = self.model([self.tokens.padded(texts[chunk], device) for chunk in chunks])
+        in_order = outputs[torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)]
+        return in_order.reshape(len(texts) // self.tokens.per_example, -1)[: len(part)]
 
 
 def _has_dropout(recipe: Recipe) -> bool:

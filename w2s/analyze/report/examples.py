@@ -89,16 +89,25 @@ class Disagreements:
                 own.lost = str(error)
 
     def _read(self, data: str, own: Texts) -> list[str]:
-        table = self.rows.store.read_table("materialize", data, "test.parquet", ["example_id", "text"])
-        if "text" not in table.column_names:
+        table = self.rows.store.read_table("materialize", data, "test.parquet", ["example_id", "text", "texts"])
+        column = next((name for name in ("text", "texts") if name in table.column_names), None)
+        if column is None:
             raise StepError(f"test.parquet of materialize {data[:12]}: no column text")
         ids = self.rows.truth[data].ids
         wanted = {ids[place]: number_of for place, number_of in own.used.items()}
         kept = [""] * len(wanted)
-        for example, text in zip(table["example_id"].to_pylist(), table["text"].to_pylist(), strict=True):
+        for example, text in zip(table["example_id"].to_pylist(), table[column].to_pylist(), strict=True):
             if example in wanted:
-                kept[wanted[example]] = str(text)
+                kept[wanted[example]] = _readable(text, own.classes)
         return kept
+
+
+def _readable(text: str | list[str], classes: list[str]) -> str:
+    """A text, or texts that are compared, each under its name."""
+    if isinstance(text, str):
+        return text
+    names = classes if len(classes) == len(text) else [f"text {place + 1}" for place in range(len(text))]
+    return "\n\n".join(f"{name}: {one}" for name, one in zip(names, text, strict=True))
 
 
 def _verdict(p_C: NDArray[np.float64]) -> tuple[int, int]:
