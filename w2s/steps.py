@@ -384,9 +384,10 @@ def _task_of(store: Store, data: str) -> MaterializeSpec:
 
 def _texts(store: Store, data: str, split: str) -> tuple[list[str], list[str], int]:
     """(ids, texts, how many of them each example has) of a split; the label column is not read."""
-    table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", "text", "texts"])
+    column = "texts" if _task_of(store, data).task.kind == "compare" else "text"
+    table = store.read_table("materialize", data, f"{split}.parquet", ["example_id", column])
     ids: list[str] = table["example_id"].to_pylist()
-    if "texts" not in table.column_names:
+    if column == "text":
         return ids, table["text"].to_pylist(), 1
     texts = [text for texts in table["texts"].to_pylist() for text in texts]
     return ids, texts, len(texts) // len(ids)

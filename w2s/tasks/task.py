@@ -93,7 +93,7 @@ class PairsFormat(Spec):
     prompt: str = identity("")  # field or template; what all texts answer
     chosen: str | None = identity(None, min_length=1)
     rejected: str | tuple[str, ...] | None = identity(None, min_length=1)
-    texts: str | tuple[str, ...] | None = identity(None, min_length=2)
+    texts: str | tuple[str, ...] | None = identity(None, min_length=1)
     better: str | None = identity(None, min_length=1)
     better_as: Literal["index", "one_based", "letter", "text"] = identity("index")
     k: int | None = identity(None, ge=2)  # where `texts` is one field with a list; None: 2
@@ -115,6 +115,8 @@ class PairsFormat(Spec):
             raise ValueError(
                 "give `chosen` and `rejected`, or `texts` and `better`, the field that says which one it is"
             )
+        if isinstance(self.texts, tuple) and len(self.texts) < 2:
+            raise ValueError(f"texts: a comparison needs two or more (got {list(self.texts)})")
         if self.k is not None and not isinstance(self.texts, str):
             raise ValueError("k is for `texts` that names one field with a list; otherwise the texts are counted")
         return self
