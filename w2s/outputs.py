@@ -6,6 +6,7 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
     from w2s.learn.checkpoint import Evaluation
+    from w2s.learn.relabel import Labelled
 
 
 def write_predictions(folder: Path, ids: Mapping[str, list[str]], logits: Mapping[str, np.ndarray]) -> None:
@@ -27,12 +29,38 @@ def write_predictions(folder: Path, ids: Mapping[str, list[str]], logits: Mappin
         pyarrow.parquet.write_table(table, folder / "predictions" / f"{split}.parquet")
 
 
-def write_labels(folder: Path, ids: list[str], p_NC: np.ndarray, origin: str) -> None:
-    """`labels.parquet`: example_id, the label p (C) that was trained on, and where it came from."""
+def write_labels(file: Path, ids: list[str], p_NC: np.ndarray, origins: list[str]) -> None:
+    """A Parquet file of example_id, its label p (C) in float32, and where that came from."""
     import pyarrow.parquet
 
-    table = pyarrow.table({"example_id": ids, "p": _rows(p_NC), "origin": [origin] * len(ids)})
-    pyarrow.parquet.write_table(table, folder / "labels.parquet")
+    table = pyarrow.table({"example_id": ids, "p": _rows(p_NC), "origin": pyarrow.array(origins, pyarrow.string())})
+    pyarrow.parquet.write_table(table, file)
+
+
+def label_summary(
+    given: Labelled,
+    classes: Sequence[str],
+    examples: int,
+    in_part: int,
+    told: Sequence[Mapping[str, Any]],
+    right: float | None,
+) -> dict[str, Any]:
+    """What `summary.json` says of the labels of one split: how many there are, of which classes and origins.
+
+    `in_part`: of all `examples`, those that the labels were to be for. `right`: the share of right ones, where ground
+    truth was asked for.
+    """
+    counts = given.classes()
+    return {
+        "examples": examples,
+        "in_part": in_part,
+        "labelled": len(given),
+        "transforms": list(told),
+        "origins": dict(sorted(Counter(given.origins).items())),
+        "classes": {name: round(int(n) / max(1, len(given)), 6) for name, n in zip(classes, counts, strict=True)},
+        "mean_confidence": round(float(given.p_NC.max(axis=1).mean()), 6) if len(given) else None,
+        **({} if right is None else {"accuracy": round(right, 6)}),
+    }
 
 
 def write_evaluations(folder: Path, ids: Mapping[str, list[str]], evaluations: Sequence[Evaluation]) -> None:
@@ -76,7 +104,8 @@ def write_history(
 ) -> None:
     """`history.jsonl`: a line per optimizer step, and after it those of its evaluation.
 
-    `known`: classes (N,) by split that evaluations are held against, and `against` where those come from.
+    `known`: classes (N,) by split that evaluations are held against, -1 where none is known, and `against` where those
+    come from.
     """
     evaluated = {
         evaluation.step: [
@@ -87,6 +116,7 @@ def write_history(
                 "accuracy": accuracy(known[split], logits_NC),
             }
             for split, logits_NC in evaluation.logits.items()
+            if split in known
         ]
         for evaluation in evaluations
     }
@@ -95,8 +125,8 @@ def write_history(
 
 
 def accuracy(y_N: np.ndarray, logits_NC: np.ndarray) -> float:
-    """Share of the examples whose largest logit is their class."""
-    return float((logits_NC.argmax(axis=1) == y_N).mean())
+    """Share of the examples whose largest logit is their class; those of class -1 do not count."""
+    return float((logits_NC.argmax(axis=1) == y_N)[y_N >= 0].mean())
 
 
 def _rows(values_NC: np.ndarray) -> pyarrow.Array:
