@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from w2s.tasks.formats import examples
+from w2s.tasks import comparisons
+from w2s.tasks.formats import Text, examples
 from w2s.tasks.registry import builtin
 
 HH_PAIR = "Human: Hi\n\nAssistant: Go away.\0Human: Hi\n\nAssistant: Hello!"
@@ -255,16 +256,62 @@ ROWS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
             ("Human: Hi\n\nAssistant: Hello!", "chosen", HH_PAIR),
         ],
     ),
+    "movie_pairs": (
+        [{"id": "1", "rating": "2.27", "text": "A triumph."}, {"id": "2", "rating": "-3", "text": "Awful."}],
+        [],  # comparisons: checked below
+    ),
+    "movie_pairs_raters": (
+        [
+            {"id": "1", "rating": "2.5", "text": "A triumph.", "mean": "2.5", "deviation": "0.5", "ratings": "[2, 3]"},
+            {"id": "2", "rating": "-3", "text": "Awful.", "mean": "-3", "deviation": "0", "ratings": "[-3, -3]"},
+        ],
+        [],
+    ),
+    "hh_pairs": (
+        [{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}],
+        [],
+    ),
+    "summarize_pairs": (
+        [
+            {
+                "info": {"id": "t3", "post": "It ran.", "title": "Dog", "subreddit": "pets", "article": None},
+                "summaries": [
+                    {"text": " Cat.", "policy": "a", "note": None}, {"text": " Ran.", "policy": "b", "note": None},
+                ],
+                "choice": 1, "worker": "w", "batch": "1", "split": "train", "extra": {"confidence": None},
+            }
+        ],
+        [],
+    ),
 }  # fmt: skip
 
 
-def made(name: str) -> list[tuple[str, str, str]]:
+def made(name: str) -> list[tuple[Text, str, str]]:
     task = builtin()[name]
     found = examples(task, enumerate(ROWS[name][0], 1), name)
     return [
         (text, task.class_names[label], group)
         for text, label, group in zip(found.text, found.label, found.group, strict=True)
     ]
+
+
+def test_comparisons_in_the_schema_of_the_data_set():
+    """The better text stands where the label says; which place that is, hashes decide."""
+    hello, away = "Human: Hi\n\nAssistant: Hello!", "Human: Hi\n\nAssistant: Go away."
+    ran, cat = "Title: Dog\n\nIt ran.\n\nTL;DR: Ran.", "Title: Dog\n\nIt ran.\n\nTL;DR: Cat."
+    expected = {
+        "movie_pairs": ("A triumph.", "Awful."),
+        "movie_pairs_raters": ("A triumph.", "Awful."),
+        "hh_pairs": (hello, away),
+        "summarize_pairs": (ran, cat),
+    }
+    assert set(expected) == {name for name, task in builtin().items() if task.kind == "compare"}
+    for name, (better, worse) in expected.items():
+        found = comparisons.examples(builtin()[name], enumerate(ROWS[name][0], 1), name)
+        assert len(found) == 1
+        assert set(found.text[0]) == {better, worse}
+        assert found.text[0][found.label[0]] == better
+        assert found.heard == (found.label if name == "movie_pairs_raters" else [])
 
 
 def test_every_built_in_task_is_here():
@@ -286,6 +333,8 @@ def test_quail_has_one_of_two_wrong_answers():
 def test_utilitarianism_names_the_more_pleasant_by_its_number():
     (wrong, wrong_class, group), (right, right_class, same) = made("ethics_utilitarianism")
     assert (wrong_class, right_class, group) == ("wrong", "right", same)
+    assert isinstance(right, str)
+    assert isinstance(wrong, str)
     number = "1" if "1) I ate cake.\n2)" in right else "2"
     assert right.endswith(f"Answer: {number}")
     assert wrong.endswith(f"Answer: {'12'.replace(number, '')}")

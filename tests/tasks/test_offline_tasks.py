@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from w2s.spec import Sizes
+from w2s.tasks.records import open_records
 from w2s.tasks.registry import builtin
 from w2s.tasks.splits import materialize
 
@@ -34,3 +37,24 @@ def test_counts(name):
     for table in made.tables.values():
         labels = table.column("label").to_pylist()
         assert 2 * sum(labels) == len(labels)
+
+
+def test_pairs_of_movie_snippets_are_told_apart_by_their_ratings():
+    """Against both files: the higher mean is better, and one rater of each snippet is against it now and then."""
+    sizes = Sizes(weak_train=800, transfer=800, val=100, test=600)
+    task = builtin()["movie_pairs_raters"]
+    records = [record for _, record in open_records(task).pool]
+    mean = {record["text"].strip(): float(record["mean"]) for record in records}
+    assert all(abs(float(record["mean"]) - float(record["rating"])) < 1e-6 for record in records)
+    assert min(len(json.loads(record["ratings"])) for record in records) == 15
+    clean, noisy = materialize(builtin()["movie_pairs"], sizes, 0), materialize(task, sizes, 0)
+    assert clean.tables["test"].equals(noisy.tables["test"])
+    assert clean.summary["pool"] == noisy.summary["pool"]
+    assert clean.summary["pool"]["examples"] == 4295
+    for made in (clean, noisy):
+        for split, table in made.tables.items():
+            rows = table.to_pylist()
+            higher = [mean[row["texts"][row["label"]]] - mean[row["texts"][1 - row["label"]]] for row in rows]
+            assert all(abs(by) >= 0.5 for by in higher)
+            against = sum(by < 0 for by in higher) / len(rows)
+            assert 0.04 < against < 0.14 if made is noisy and split != "test" else against == 0.0

@@ -42,6 +42,10 @@ def test_every_built_in_task_is_valid_and_says_what_it_is():
     assert set(tasks) == {*PAPER, "movie", "amazon", "tweets", "nyt", "sarcasm", "quartz", "socialiqa"} | {
         "amazon_polarity",
         "anthropic_hh",
+        "movie_pairs",
+        "movie_pairs_raters",
+        "hh_pairs",
+        "summarize_pairs",
     }
     for name, task in tasks.items():
         assert task.name == name
