@@ -120,7 +120,7 @@ def _words_each(data: str, store: Store) -> float | None:
 
 
 def _rates(store: Store) -> dict[str, float]:
-    """Seconds per FLOP by model name and under 'any model'; seconds per step under their kind where they use no model."""
+    """Seconds per FLOP by model name and under 'any model'; seconds per step, by kind, where no model is used."""
     seen: dict[str, list[float]] = {}
     some = (itertools.islice(store.artifacts(kind), SEEN_MANIFESTS) for kind in (*MODELLESS, "features", "train"))
     for kind, digest in itertools.chain.from_iterable(some):

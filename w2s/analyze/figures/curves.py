@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from w2s.analyze.numbers.cells import Cell, Run
 from w2s.analyze.reading import metrics
+from w2s.analyze.reading.predictions import judge, judge_of
 from w2s.analyze.reading.rows import Rows
 from w2s.analyze.reading.selection import Taken, choose
 from w2s.errors import StepError
@@ -75,6 +76,9 @@ def of_cell(rows: Rows, cell: Cell, most_seeds: int) -> Courses:
 
 
 def _course(rows: Rows, run: Run, classes: int) -> Course:
+    import pyarrow
+    import pyarrow.compute as pc
+
     step_L, loss_L, stretch = _thinned(*_losses(rows.store, run.student))
     plain = Course(run.seed, step_L, loss_L, stretch)
     truth = rows.truth.get(run.data)
@@ -88,7 +92,12 @@ def _course(rows: Rows, run: Run, classes: int) -> Course:
     # A student that was evaluated but whose supervisor is damaged or gone still has an accuracy.
     if Taken(run.weak) not in rows.test:
         return Course(run.seed, step_L, loss_L, stretch, step_E, accuracy_E)
-    ids, label_N = _labels(rows.store, run.weak, classes)
+    supervisor = judge_of(run.student, rows.steps) or run.weak
+    ids, label_N = _labels(rows.store, supervisor, classes)
+    if not ids:
+        return Course(run.seed, step_L, loss_L, stretch, step_E, accuracy_E)
+    if judge(supervisor)[0] == "labels":  # a file of labels may leave examples out
+        table = table.filter(pc.is_in(table["example_id"], value_set=pyarrow.array(ids)))
     of_val_E, guess_EN = _evaluated(table, "val", ids, classes, name)
     if not np.array_equal(of_val_E, step_E):
         raise StepError(f"{name}: val and test were evaluated at different steps; remove the artifact and run again")
@@ -125,16 +134,17 @@ def _thinned(step_L: Ints, loss_L: Floats) -> tuple[Ints, Floats, int]:
 
 def _labels(store: Store, supervisor: str, classes: int) -> tuple[list[str], Ints]:
     """Ids in ascending order, and the classes that the supervisor gives them."""
-    name = f"predictions/val.parquet of train {supervisor[:12]}"
-    table = _table(store, supervisor, "predictions/val.parquet", ["example_id", "logits"], name)
+    kind, digest, file = judge(supervisor)
+    name, column = f"{file} of {kind} {digest[:12]}", "p" if kind == "labels" else "logits"
+    table = _table(store, digest, file, ["example_id", column], name, kind)
     ids = table["example_id"].to_pylist()
     order = sorted(ids)
     position_N = metrics.join(ids, order, name, name)
-    return order, _logits(table["logits"], classes, name)[position_N].argmax(axis=1)
+    return order, _logits(table[column], classes, name)[position_N].argmax(axis=1) if ids else np.zeros(0, np.int64)
 
 
-def _table(store: Store, digest: str, file: str, columns: list[str], name: str) -> pyarrow.Table:
-    table = store.read_table("train", digest, file, columns)
+def _table(store: Store, digest: str, file: str, columns: list[str], name: str, kind: str = "train") -> pyarrow.Table:
+    table = store.read_table(kind, digest, file, columns)
     lacking = [column for column in columns if column not in table.column_names]
     if lacking:
         raise StepError(f"{name}: no column {', '.join(lacking)}; remove the artifact and run the sweep again")

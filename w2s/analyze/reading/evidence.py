@@ -13,7 +13,7 @@ from typing import Any
 
 from w2s.analyze.reading.demand import Reading
 from w2s.analyze.reading.parallel import Data
-from w2s.analyze.reading.predictions import Found, Reader, Truth, Wanted
+from w2s.analyze.reading.predictions import Found, Reader, Truth, Wanted, judge
 from w2s.analyze.reading.scoring import Scored
 from w2s.analyze.reading.selection import Choice, Taken, taken
 from w2s.analyze.reading.standing import UNPLANNED, Standing, first_line
@@ -90,12 +90,9 @@ class Evidence:
             return self._is_done(wanted.digest)
         if Taken(wanted.digest) not in self.test:
             return False
-        if wanted.supervisor and not self._is_done(wanted.supervisor):
-            state = (
-                "damaged"
-                if wanted.supervisor in self.damaged
-                else self.standing.get(wanted.supervisor, UNPLANNED).status
-            )
+        supervisor = judge(wanted.supervisor)[1]
+        if supervisor and not self._is_done(supervisor):
+            state = "damaged" if supervisor in self.damaged else self.standing.get(supervisor, UNPLANNED).status
             self.chosen[Taken(wanted.digest, wanted.part)] = Standing(
                 "blocked", f"weak_val needs the supervisor's predictions for val: supervisor {state}"
             )
@@ -139,8 +136,8 @@ def _others(cells: Iterable[Mapping[str, Any]]) -> dict[Data, dict[Wanted, None]
         own = found.setdefault(_data(cell), {})
         own[Wanted(cell["weak_digest"], "transfer")] = None
         if cell["selection"] != "final":
-            judge = cell["weak_digest"] if cell["selection"] == "weak_val" else ""
-            own[Wanted(cell["student_digest"], cell["selection"], judge)] = None
+            chooses = cell["judge"] if cell["selection"] == "weak_val" else ""
+            own[Wanted(cell["student_digest"], cell["selection"], chooses)] = None
     return found
 
 

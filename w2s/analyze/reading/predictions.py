@@ -10,7 +10,7 @@ artifacts that are read and scored together.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -39,7 +39,23 @@ class Wanted(NamedTuple):
 
     digest: str
     part: str = "test"
-    supervisor: str = ""  # whose labels choose, for weak_val only
+    supervisor: str = ""  # whose labels choose, for weak_val only: a train step, or 'labels ' and a labels step
+
+
+def judge(supervisor: str) -> tuple[str, str, str]:
+    """(kind, digest, file) of the labels for val by which `Wanted.supervisor` chooses."""
+    if supervisor.startswith("labels "):
+        return "labels", supervisor.removeprefix("labels "), "val.parquet"
+    return "train", supervisor, "predictions/val.parquet"
+
+
+def judge_of(student: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """`Wanted.supervisor` of a student in a plan: what it learned from, told by its parents; '' where none is known."""
+    for parent in steps.get(student, {}).get("parents", ()):
+        kind = steps[parent]["kind"] if parent in steps else ""
+        if kind in ("train", "labels"):
+            return parent if kind == "train" else f"labels {parent}"
+    return ""
 
 
 class Source(NamedTuple):
@@ -72,6 +88,7 @@ class Given:
     label_N: NDArray[np.int64]
     name: str
     stamp: bytes
+    partial: bool = False  # a file of labels may leave examples out
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,7 @@ def sources(wanted: Wanted, data: str) -> list[Source]:
     """The files that predictions come from, in the order of their stamps."""
     split = "transfer" if wanted.part == "transfer" else "test"
     own = f"predictions/{split}.parquet" if wanted.part in ("test", "transfer") else "evaluations.parquet"
-    judges = [Source("train", wanted.supervisor, "predictions/val.parquet")] if wanted.supervisor else []
+    judges = [Source(*judge(wanted.supervisor))] if wanted.supervisor else []
     return [Source("materialize", data, f"{split}.parquet"), Source("train", wanted.digest, own), *judges]
 
 
@@ -203,15 +220,19 @@ class Reader:
         return self._once(supervisor, lambda: self._read_given(supervisor, classes))
 
     def _read_given(self, supervisor: str, classes: int) -> Given:
-        name = f"predictions/val.parquet of train {supervisor[:12]}"
-        made = files.artifact(self.store, "train", supervisor)
-        file = files.content(made, "predictions/val.parquet")
-        table = files.columns(files.parquet(file), file, ("example_id", "logits"), name)
+        kind, digest, where = judge(supervisor)
+        name = f"{where} of {kind} {digest[:12]}"
+        made = files.artifact(self.store, kind, digest)
+        file = files.content(made, where)
+        column = "p" if kind == "labels" else "logits"
+        table = files.columns(files.parquet(file), file, ("example_id", column), name)
         ids = table["example_id"].to_pylist()
+        if not ids:
+            raise StepError(f"{name}: no example of val has a label, so that weak_val cannot choose by them")
         order = _ascending(ids, name)
         position_N = metrics.join(ids, order, name, name)
-        label_N = _logits(table["logits"], classes, name)[position_N].argmax(axis=1)
-        return Given(order, label_N, name, made.stamp + file.stamp)
+        label_N = _logits(table[column], classes, name)[position_N].argmax(axis=1)
+        return Given(order, label_N, name, made.stamp + file.stamp, kind == "labels")
 
     def _read_truth(self, data: str, split: str, classes: int) -> Truth:
         name = f"{split}.parquet of materialize {data[:12]}"
@@ -256,10 +277,15 @@ def _choose(
     table: pyarrow.Table, truth: Truth, given: Given | None, step: str, classes: int
 ) -> tuple[NDArray[np.float64], Choice]:
     """Test logits (N, C) of one evaluation: by the labels `given` for val or, without them, by the truth of test."""
+    import pyarrow
+    import pyarrow.compute as pc
+
     test = _evaluations(table, "test", truth.ids, truth.name, classes, step)
     if given is None:
         choice = choose(test.logits_ENC.argmax(axis=2), truth.y_N, test.step_E)
     else:
+        if given.partial:
+            table = table.filter(pc.is_in(table["example_id"], value_set=pyarrow.array(given.ids)))
         val = _evaluations(table, "val", given.ids, given.name, classes, step)
         if not np.array_equal(val.step_E, test.step_E):
             raise StepError(

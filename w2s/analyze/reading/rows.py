@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from w2s.analyze.reading.evidence import Evidence, taken_of
-from w2s.analyze.reading.predictions import Scored, Truth
+from w2s.analyze.reading.predictions import Scored, Truth, judge_of
 from w2s.analyze.reading.selection import DIAGNOSTIC, SELECTIONS, Taken
 from w2s.analyze.reading.standing import UNPLANNED, Standing, standings, unfinished
 from w2s.errors import SpecError, StepError
@@ -134,7 +134,9 @@ def load(
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
+        steps = {step["digest"]: step for step in plan["steps"]}
         for cell in plan["cells"]:
+            cell["judge"] = judge_of(cell["digests"]["student"], steps) or cell["digests"]["weak"]
             cell.update({f"{role}_digest": cell["digests"][role] for role in ("data", *ROLES)})
         needed = {*CELL_KEYS, "seed", "metric", "n_classes", "weak_params", "student_params"}
         lacking = sorted({key for cell in plan["cells"] for key in needed - cell.keys()})

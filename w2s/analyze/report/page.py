@@ -243,7 +243,9 @@ def _facts(cells: Sequence[Cell], runs: Runs) -> list[str]:
     }
     said = [f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in counts.items()]
     trained = [
-        status for status, own in zip(runs.statuses, runs.facts, strict=True) if own.role not in ("data", "features")
+        status
+        for status, own in zip(runs.statuses, runs.facts, strict=True)
+        if own.role not in ("data", "features", "labels")
     ]
     done = trained.count("done")
     return [*said, f"{done:,} of {len(trained):,} runs done" if done < len(trained) else f"all {done:,} runs done"]

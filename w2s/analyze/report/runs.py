@@ -23,6 +23,7 @@ from w2s.analyze.report.packing import number
 from w2s.errors import StepError
 from w2s.progress import Report, silent
 
+KINDS = {"materialize": "data", "labels": "labels", "train": "between"}  # of steps that are no cell's
 HISTORY_POINTS = 100
 EXAMPLES = 20
 LOG_CHARS = 4_000
@@ -73,7 +74,7 @@ def gather(rows: Rows, progress: Report = silent) -> Runs:
         if step["kind"] != "features" or status in ("failed", "damaged"):
             runs.order.append(digest)
             runs.statuses.append(status)
-            runs.facts.append(facts.get(digest) or Facts("data" if step["kind"] == "materialize" else "features", ""))
+            runs.facts.append(facts.get(digest) or Facts(KINDS.get(step["kind"], "features"), ""))
     place = {digest: number_of for number_of, digest in enumerate(runs.order)}
     for done, digest in enumerate(runs.order):
         progress("reading runs", done, len(runs.order))
