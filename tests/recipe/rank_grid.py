@@ -31,11 +31,9 @@ class Grid:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tensor_bytes = 0  # that the last group had in memory when all jobs were done
-        rng = np.random.default_rng(0)
-        rows = [rng.integers(0, 40, rng.integers(2, 12)) for _ in range(200)]
-        lines = [{"text": " ".join(f"w{i}" for i in row), "label": int(row.mean() > 19.5)} for row in rows]
+        lines, fields = self.task()
         (folder / "task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        task = task_of({"name": "tiny", "file": "task.jsonl", "text": "text", "label": "label"}, folder, "task")
+        task = task_of({"name": "tiny", "file": "task.jsonl", **fields}, folder, "task")
         self.data = MaterializeSpec(task=task, sizes=SIZES)
         small, self.large = (save_model(folder / f"model-{layers}", layers) for layers in (1, 2))
         self.weak = TrainSpec(
@@ -43,6 +41,13 @@ class Grid:
         )
         self.first = Store(folder / "first" / "store")
         assert [steps.run_step(spec, self.first) for spec in (self.data, self.weak)] == ["done", "done"]
+
+    def task(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Lines of a file, and the fields of the task that reads it."""
+        rng = np.random.default_rng(0)
+        rows = [rng.integers(0, 40, rng.integers(2, 12)) for _ in range(200)]
+        lines = [{"text": " ".join(f"w{i}" for i in row), "label": int(row.mean() > 19.5)} for row in rows]
+        return lines, {"text": "text", "label": "label"}
 
     def student(self, recipe: Recipe, engine: Engine, **more: Any) -> TrainSpec:
         labels = Weak(supervisor=self.weak.digest())
@@ -77,6 +82,18 @@ class Grid:
         said = [json.loads(Path(f"{file}.rank{rank}").read_text()) for rank in range(ranks)]
         self.tensor_bytes = max(one["tensor_bytes"] for one in said)
         return [one["outcomes"] for one in said]
+
+
+class Pairs(Grid):
+    """The same with pairs of texts, of which the one with the higher numbers is better."""
+
+    def task(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Pairs of texts of rather different lengths."""
+        rng = np.random.default_rng(1)
+        rows = [[rng.integers(0, 40, rng.integers(2, 12)) for _ in range(2)] for _ in range(200)]
+        listed = [sorted(pair, key=lambda row: -row.mean()) for pair in rows]
+        texts = [[" ".join(f"w{i}" for i in row) for row in pair] for pair in listed]
+        return [{"good": good, "bad": bad} for good, bad in texts], {"chosen": "good", "rejected": "bad"}
 
 
 def job(spec: TrainSpec, store: Store, **more: Any) -> dict[str, Any]:
