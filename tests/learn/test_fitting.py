@@ -247,7 +247,7 @@ def test_a_trial_takes_the_longest_texts_and_both_gradients():
     model = Hungry(room=3)
     assert fitting.largest_that_fits(model, tokens, 6, cpu) == 3
     assert model.seen == [(6, 9), (3, 9), (3, 9)]  # below the whole share gradients add up, so twice
-    with pytest.raises(StepError, match="one text of 9 tokens"):
+    with pytest.raises(StepError, match="one example of 9 tokens"):
         fitting.largest_that_fits(Hungry(room=0), tokens, 6, cpu)
 
 

@@ -83,7 +83,7 @@ def test_texts_and_which_is_better(fields, record, best, texts):
 
 def test_of_a_long_list_the_better_one_and_others_drawn_by_a_hash():
     spec = task(format={"texts": "l", "better": "y"})
-    records = [{"l": [f"{i} {c}" for c in "abcde"], "y": 2} for i in range(200)]
+    records: list[dict[str, Any]] = [{"l": [f"{i} {c}" for c in "abcde"], "y": 2} for i in range(200)]
     found = made(spec, *records)
     assert better(found) == [f"{i} c" for i in range(200)]
     others = Counter(text[-1] for texts in found.text for text in texts if not text.endswith("c"))

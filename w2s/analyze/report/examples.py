@@ -89,12 +89,10 @@ class Disagreements:
                 own.lost = str(error)
 
     def _read(self, data: str, own: Texts) -> list[str]:
-        manifest = self.rows.store.manifest("materialize", data) or {}
-        compared = manifest.get("spec", {}).get("task", {}).get("kind") == "compare"
-        column = "texts" if compared else "text"
-        table = self.rows.store.read_table("materialize", data, "test.parquet", ["example_id", column])
-        if column not in table.column_names:
-            raise StepError(f"test.parquet of materialize {data[:12]}: no column {column}")
+        table = self.rows.store.read_table("materialize", data, "test.parquet")
+        column = next((name for name in ("text", "texts") if name in table.column_names), None)
+        if column is None:
+            raise StepError(f"test.parquet of materialize {data[:12]}: no column text")
         ids = self.rows.truth[data].ids
         wanted = {ids[place]: number_of for place, number_of in own.used.items()}
         kept = [""] * len(wanted)
