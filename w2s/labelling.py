@@ -72,6 +72,14 @@ class Labelling(NamedTuple):
         """Every supervisor that it needs."""
         return (*self.refs, *(t.ref for t in self.transforms if isinstance(t, Like)))
 
+    @property
+    def is_hard(self) -> bool:
+        """True where every label is certain, whatever the supervisors say."""
+        hard = self.source in ("truth", "majority") or self.combine == "vote"
+        for transform in self.transforms:
+            hard = (hard or isinstance(transform, Harden)) and not isinstance(transform, Smooth)
+        return hard
+
 
 class _Names(NamedTuple):
     """What a `labels` block may refer to."""
@@ -169,6 +177,8 @@ def _simulated(given: dict[str, Any], where: str, known: _Names) -> Labelling:
 
 def _ref(given: Any, where: str, known: _Names) -> Ref:
     if isinstance(given, str):
+        if given in ("truth", "majority"):
+            raise SpecError(f"{where}: {given} is no supervisor; it can only stand alone, as `from: {given}`")
         if given != WEAK and given not in known.models:
             raise SpecError(f"{where}: no model {given!r}{nearest(given, [WEAK, 'truth', 'majority', *known.models])}")
         return Ref(given)
@@ -232,6 +242,8 @@ def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransfo
         return Like(_ref(value, f"{where}.subsample", known))
     if value is None and field is not None:
         raise SpecError(f"{where}: {name} needs a value, such as {{{name}: {'2' if name == 'temperature' else '0.5'}}}")
-    fields = value if isinstance(value, dict) else {} if value is None else {field or "value": value}
+    if value is not None and field is None:
+        raise SpecError(f"{where}: {name} takes no value (got {value!r})")
+    fields = value if isinstance(value, dict) else {} if value is None else {field: value}
     checked: Any = validated(made, {**fields, "name": name}, f"{where}.{name}")
     return checked  # type: ignore[no-any-return] # one of the classes of TRANSFORMS

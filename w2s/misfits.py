@@ -215,15 +215,15 @@ def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list
     return problems
 
 
-def of_hard_labels(method: str, loss: Loss) -> list[str]:
-    """Why a loss learns nothing of its own from hard labels."""
+def of_hard_labels(method: str, loss: Loss, field: str = "hard_labels") -> list[str]:
+    """Why a loss learns nothing of its own from hard labels, which `field` of the method asks for."""
     if isinstance(loss, Product):
         why = "a product with a hard label is that label, so that this is xent"
     elif isinstance(loss, Window) and loss.radius == "midweak":
         why = "midweak is the median certainty of the labels, and hard ones are all certain, so that this is xent"
     else:
         return []
-    return [f"methods.{method}.hard_labels: {why}; use soft labels, or another loss"]
+    return [f"methods.{method}.{field}: {why}; use soft labels, or another loss"]
 
 
 def of_selections(

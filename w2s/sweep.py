@@ -314,6 +314,9 @@ def _chains(
         for method, entry in file.methods.items()
     }  # fmt: skip
     problems += wrong
+    for method, labelling in labellings.items():
+        if labelling is not None and labelling.is_hard and not file.methods[method].hard_labels:
+            problems += misfits.of_hard_labels(method, file.methods[method].loss, "labels")
     chains = Chains(labellings, list(file.models))
     if wrong or pairs is None:
         return chains, {(model, method) for model in file.models for method in file.methods}
