@@ -20,6 +20,7 @@ from w2s.errors import StepError
 from w2s.objectives import AdaptConf, Entropy, Gce, Kl, LogConf, Loss, Product, Window, Xent
 
 LEAST_LABEL = 1e-6  # of a class, in the reverse KL divergence: log 0 has no gradient to follow
+ROUNDING = 1e-6  # of a label in float32
 
 
 class Course(NamedTuple):
@@ -87,10 +88,10 @@ def course_of(loss: Loss, labels_NC: Tensor) -> Course:
     classes = labels_NC.shape[-1]
     certainty = float(labels_NC.max(dim=-1).values.median()) - 1.0 / classes
     if isinstance(loss, Window) and loss.radius == "midweak":
-        if certainty >= 1.0 - 1.0 / classes - LEAST_LABEL:
+        if certainty >= 1.0 - 1.0 / classes - ROUNDING:
             why = "more than half of the labels are hard, so that the window would hold every example, as in xent"
-        elif certainty <= LEAST_LABEL:
-            why = "more than half of the labels are equal for all classes, so that the window would hold no example"
+        elif certainty <= ROUNDING:
+            why = "half or more of the labels are equal for all classes, so that the window would hold no example"
         else:
             why = ""
         if why:
