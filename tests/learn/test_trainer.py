@@ -209,7 +209,9 @@ def test_labels_that_give_no_radius_are_refused_before_the_first_step(p1, why, b
     recipe = recipe_with(loss=Window(radius="midweak"))
     p = np.array([[1 - x, x] for x in p1], dtype=np.float32)
     model, four = models.build(base_of("llama"), 2, recipe, 0), Tokens.of([[5, 6]] * 4, 0)
-    with pytest.raises(StepError, match=rf"recipe\.loss\.radius: midweak .* half .*of the labels {why}.* such as 0\.15"):
+    with pytest.raises(
+        StepError, match=rf"recipe\.loss\.radius: midweak .* half .*of the labels {why}.* such as 0\.15"
+    ):
         trainer.train(model, four, p, recipe, 0, cpu(recipe))
 
 
