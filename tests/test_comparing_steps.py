@@ -14,7 +14,8 @@ import torch
 from tiny_models import save_model  # type: ignore[import-not-found]
 
 from w2s import steps
-from w2s.cli import labelling
+from w2s.analyze.report.examples import _readable
+from w2s.cli import describe, labelling
 from w2s.plan import build
 from w2s.spec import Engine, Frozen, LogConf, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
@@ -129,6 +130,22 @@ def test_kept_weights_score_texts_as_the_step_did(grid, copied, capsys):
     assert first == {"text": texts[0], "score": float(scores[0, 0])}
     labelling.write(copied.root / "out.csv", texts, classes, scores)
     assert (copied.root / "out.csv").read_text().splitlines()[0] == "text,score"
+
+
+def test_pairs_are_shown_with_the_better_one_marked(grid):
+    lines = describe.step(grid.store.root.parent, grid.data.digest(), 5)
+    shown = lines[lines.index("examples of the test:") + 1 : lines.index("spec:")]
+    first = rows(grid.store, grid.data, "test.parquet")[0]
+    titles = (
+        ["  text 1:", "  text 2, the better one:"] if first["label"] else ["  text 1, the better one:", "  text 2:"]
+    )
+    assert shown[:5] == ["", titles[0], f"    {first['texts'][0]}", titles[1], f"    {first['texts'][1]}"]
+    assert sum("the better one" in line for line in shown) == 3
+
+
+def test_the_report_names_the_texts_of_a_pair():
+    assert _readable(["a", "b"], ["text 1", "text 2"]) == "text 1: a\n\ntext 2: b"
+    assert _readable("a", ["bad", "good"]) == "a"
 
 
 # -- before any work ---------------------------------------------------------------------------------------------

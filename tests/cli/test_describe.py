@@ -149,11 +149,11 @@ def test_prefetch_fetches_each_source_once_and_goes_on_after_a_failure(lab, monk
         raise MachineError("no network")
 
     monkeypatch.setattr("w2s.models.weights", weights)
-    monkeypatch.setattr("w2s.tasks.records.fetch_task", lambda task: asked.append(task.name))
+    monkeypatch.setattr(catalogue, "fetch", lambda source, **_: asked.append(source.package))
     said: list[str] = []
     failed = catalogue.prefetch(read_sweep(lab.yaml), said.append)
     assert len(asked) == 2
-    assert asked[0] == "movie"
+    assert asked[0] == "vaderSentiment==0.5"
     assert len(failed) == 1
     assert failed[0].endswith("no network")
     assert [line.split()[0] for line in said] == ["fetching", "fetching", "cache"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from w2s.cli.terminal import count, seconds, table
-from w2s.disk import disk_errors
+from w2s.disk import disk_errors, read_json
 from w2s.errors import SpecError
 from w2s.estimate import Estimate, estimate
 from w2s.execute import jobs
@@ -23,6 +23,8 @@ from w2s.store import Overview, Store
 STATES: tuple[State, ...] = ("done", "running", "queued", "waiting", "failed", "blocked")
 SHOWN_STEPS = 60
 SHOWN_REASONS = 40  # of each kind
+SHOWN_EXAMPLES = 3
+SHOWN_CHARACTERS = 300  # of a text
 DEFAULT_RESULTS = Path("results")
 
 
@@ -328,6 +330,23 @@ def _finished(store: Store, kind: str, digest: str, manifest: Mapping[str, Any])
         file = store.path(kind, digest) / name
         if file.exists():
             lines += ["", f"{name}:", *(f"  {line}" for line in file.read_text(encoding="utf-8").splitlines())]
+    return lines + (_examples(store, digest) if kind == "materialize" else [])
+
+
+def _examples(store: Store, digest: str) -> list[str]:
+    """Some test examples as models are given them; of texts that are compared the better one is marked."""
+    rows = store.read_table("materialize", digest, "test.parquet").slice(0, SHOWN_EXAMPLES).to_pylist()
+    summary = read_json(store.path("materialize", digest) / "summary.json") or {}
+    names: list[str] = summary.get("classes") or []
+    lines = ["", "examples of the test:"] if names else []
+    for row in rows if names else []:
+        titles = [names[row["label"]]]
+        if "texts" in row:
+            titles = [f"{name}, the better one" if place == row["label"] else name for place, name in enumerate(names)]
+        lines.append("")
+        for title, text in zip(titles, row.get("texts") or [row["text"]], strict=True):
+            cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
+            lines += [f"  {title}:", *(f"    {line}" for line in cut.splitlines())]
     return lines
 
 
