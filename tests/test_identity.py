@@ -24,14 +24,29 @@ from w2s.spec import (
     Engine,
     FeaturesSpec,
     Frozen,
+    LabelsSpec,
     LogConf,
     Lora,
+    Made,
     MaterializeSpec,
     Recipe,
     Sizes,
     TrainSpec,
     Truth,
     Weak,
+)
+from w2s.supervision import (
+    Confident,
+    FileLabels,
+    Harden,
+    MajorityLabels,
+    MixTruth,
+    SimulatedLabels,
+    Smooth,
+    Subsample,
+    SupervisorLabels,
+    Temperature,
+    TruthLabels,
 )
 from w2s.tasks.task import TaskSpec, TextFormat
 
@@ -168,6 +183,36 @@ def test_recorded_digests_stay_the_same():
 )
 def test_recorded_digests_of_losses_stay_the_same(loss, digest):
     assert loss.digest()[:16] == digest
+
+
+def test_recorded_digests_of_labels_stay_the_same():
+    """Published later than those above; the same holds for them."""
+    people = FileLabels(source=FileSource(file="/x", sha256=D1), origin="raters")
+    mean = SupervisorLabels(supervisors=(D1, D2), weights=(0.25, 0.75))
+    simulated = SimulatedLabels(like=D1, errors="difficulty", by=D2)
+    every = (
+        Harden(),
+        Temperature(t=2.0),
+        Smooth(eps=0.1),
+        Confident(keep=0.5),
+        MixTruth(share=0.1),
+        Subsample(like=D2),
+    )
+    found = [
+        LabelsSpec(data=D1, source=SupervisorLabels(supervisors=(D2,))),
+        LabelsSpec(data=D1, source=mean, transforms=every, part=(1, 3), seed=5),
+        *(LabelsSpec(data=D1, source=source) for source in (people, simulated, TruthLabels(), MajorityLabels())),
+        TrainSpec(data=D1, split="transfer", labels=Made(labels=D2), model=MODEL),
+    ]
+    assert [spec.digest()[:16] for spec in found] == [
+        "b5e6f4fe55cccf66",
+        "842675e21baf45b2",
+        "e7166fca53725d4f",
+        "ea4390922816fce5",
+        "86ab20973b58e391",
+        "07e856d219ebf9cb",
+        "fbac299ed1aa92a2",
+    ]
 
 
 @pytest.mark.parametrize("model", all_specs(), ids=lambda model: model.__name__)
