@@ -16,6 +16,7 @@ from tiny_models import save_model  # type: ignore[import-not-found]
 from w2s import steps
 from w2s.analyze.report.examples import _readable
 from w2s.cli import describe, labelling
+from w2s.estimate import costs
 from w2s.plan import build
 from w2s.spec import Engine, Frozen, LogConf, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
@@ -171,6 +172,21 @@ def test_a_sweep_of_comparisons_is_planned_like_any_other(tmp_path):
     plan = build(sweep, expand(sweep))
     assert [node.kind for node in plan.nodes.values()].count("train") == 4
     assert sweep.tasks["prefs"].n_classes == 2
+
+
+def test_each_text_of_a_pair_costs_its_tokens_and_is_cut_by_itself(tmp_path):
+    sweep = sweep_of(tmp_path)
+    plan = build(sweep, expand(sweep))
+    store = Store(tmp_path / "store")
+    weak = next(node for node in plan.nodes.values() if node.title.startswith("weak"))
+    examples = 2 * 8 + (20 + 4 + 8)  # two epochs, then the predictions
+    assert costs(plan, store)[weak.digest].tokens == examples * 2 * 64  # while nothing is known, 64 tokens of a text
+    with store.staging("materialize", weak.spec.data) as staged:
+        (staged.folder / "summary.json").write_text(json.dumps({"pool": {"mean_words": 2000.0}}))
+        staged.commit({"spec": {}, "wall_s": 1.0})
+    most = weak.spec.model.max_length
+    assert most < 1350
+    assert costs(plan, store)[weak.digest].tokens == examples * 2 * most
 
 
 def test_a_head_from_the_unembedding_needs_one_word(tmp_path):

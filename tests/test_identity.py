@@ -48,7 +48,7 @@ from w2s.supervision import (
     Temperature,
     TruthLabels,
 )
-from w2s.tasks.task import TaskSpec, TextFormat
+from w2s.tasks.task import Join, PairsFormat, RatingPairsFormat, TaskSpec, TextFormat
 
 D1, D2 = "1" * 64, "2" * 64
 MODEL = ModelSpec(name="m", source=HubSource(hub="org/m"))
@@ -213,6 +213,15 @@ def test_recorded_digests_of_labels_stay_the_same():
         "07e856d219ebf9cb",
         "fbac299ed1aa92a2",
     ]
+
+
+def test_recorded_digests_of_comparisons_stay_the_same():
+    pairs = PairsFormat(prompt="q", chosen="a", rejected="b")
+    rated = RatingPairsFormat(text="a", rating="b", margin=0.5, ratings="c", raters=1)
+    join = Join(source=ArchiveSource(package="a==1", sha256=D1, file="a.txt"), key="id")
+    first = TaskSpec(name="t", kind="compare", source=HubSource(hub="org/t"), format=pairs)
+    second = TaskSpec(name="t", kind="compare", source=HubSource(hub="org/t"), format=rated, join=join)
+    assert [spec.digest()[:16] for spec in (first, second)] == ["cf6acc22856e4bd6", "7c67dab4ddeb8d64"]
 
 
 @pytest.mark.parametrize("model", all_specs(), ids=lambda model: model.__name__)
