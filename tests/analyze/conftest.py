@@ -15,7 +15,7 @@ import pytest
 from w2s import plan as plans
 from w2s.plan import Node, Plan
 from w2s.randomness import stream_seed
-from w2s.spec import TrainSpec, Weak
+from w2s.spec import LabelsSpec, TrainSpec, Weak
 from w2s.store import Store
 from w2s.sweep import expand, sweep_of
 
@@ -82,6 +82,9 @@ class Synthetic:
             if node.kind == "materialize":
                 for split in ("test", "transfer", "val"):
                     self._write_truth(staged.folder / f"{split}.parquet", split, digest)
+            elif isinstance(node.spec, LabelsSpec):
+                for split in ("transfer", "val"):
+                    self._write_labels(staged.folder / f"{split}.parquet", split, node.spec.data)
             else:
                 (staged.folder / "predictions").mkdir()
                 for split in ("test", "transfer", "val"):
@@ -96,6 +99,13 @@ class Synthetic:
         y = self.truth(split, data)
         columns = {"example_id": ids_of(split, len(y)), "text": ["t"] * len(y), "label": y.astype(np.int64)}
         pq.write_table(shuffled_table(columns, np.random.default_rng(1).permutation(len(y))), path)
+
+    def _write_labels(self, path: Path, split: str, data: str) -> None:
+        """The truth, as somebody's labels."""
+        y = self.truth(split, data)
+        p = pa.array(list(np.eye(self.classes[data], dtype=np.float32)[y]), FLOATS)
+        columns = {"example_id": ids_of(split, len(y)), "p": p, "origin": ["somebody"] * len(y)}
+        pq.write_table(shuffled_table(columns, np.random.default_rng(2).permutation(len(y))), path)
 
     def _write_predictions(self, path: Path, split: str, node: Node) -> None:
         rng = np.random.default_rng(stream_seed(0, node.digest, split))

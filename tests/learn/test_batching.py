@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import hypothesis
@@ -194,3 +195,24 @@ def test_padded_brings_the_hidden_states_of_its_own_tokens():
     ids_BT, _, hidden_BTD = tokens.padded(np.array([2, 1]))
     assert ids_BT.tolist() == [rows[2], [8, 0]]
     assert hidden_BTD.tolist() == [[[9.0, 10.0], [11.0, 12.0]], [[7.0, 8.0], [0.0, 0.0]]]
+
+
+@pytest.mark.parametrize("per_example", [1, 2])
+def test_some_examples_are_those_of_the_whole_with_their_hidden_states(per_example):
+    """Texts of lengths 1 to 8; hidden states tell their token."""
+    ids = [list(range(10 * i, 10 * i + i + 1)) for i in range(8)]
+    whole = Tokens.of(ids, 0, 3, per_example)
+    whole = dataclasses.replace(whole, hidden_SD=np.stack([whole.ids_S, -whole.ids_S], axis=1).astype(np.float32))
+    some = whole.some(np.array([3, 0, 2]))
+    again = some.some(np.array([2, 0]))
+    for found, chosen in ((some, [3, 0, 2]), (again, [2, 3])):
+        texts = [ids[example * per_example + k] for example in chosen for k in range(per_example)]
+        assert found.lengths.tolist() == [len(text) for text in texts]
+        assert (found.examples, found.truncated) == (len(chosen), 3)
+        ids_BT, mask_BT, hidden_BTD = found.padded(np.arange(len(texts)))
+        for row, text in enumerate(texts):
+            assert ids_BT[row, : len(text)].tolist() == text
+            assert hidden_BTD[row, : len(text)].tolist() == [[i, -i] for i in text]
+            assert mask_BT[row].sum() == len(text)
+            assert not hidden_BTD[row, len(text) :].any()
+    assert whole.some(np.arange(whole.examples)) is whole
