@@ -36,3 +36,11 @@ def test_join_by_id():
         labels.join(["x", "a", "y"], ["a", "b", "c"], given, "train 12")
     with pytest.raises(StepError, match="train 12: an example id is there twice"):
         labels.join(["a"], ["a", "b", "a"], given, "train 12")
+
+
+def test_means_are_taken_in_double_precision_and_stay_probabilities():
+    p_SNC = np.random.default_rng(0).dirichlet([1, 1, 1], (7, 50)).astype(np.float32)
+    p_NC = labels.mean(p_SNC)
+    assert p_NC.dtype == np.float32
+    np.testing.assert_allclose(p_NC.sum(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(labels.mean(p_SNC[::-1]), p_NC, atol=1e-7)
