@@ -430,6 +430,12 @@ def test_a_model_may_not_be_called_what_labels_mean_otherwise(problems):
     ]
 
 
+def test_where_no_method_has_labels_a_model_may_have_any_name(made):
+    models = {"weak": MODELS["a"], "below": MODELS["b"]}
+    _, cells = made({"xent": {}}, models=models, pairs=[["weak", "below"]])
+    assert cells["xent"].student_step.labels == Weak(supervisor=cells["xent"].digests.weak)
+
+
 def test_losses_that_learn_nothing_from_certain_labels(problems):
     for labels in ({"transforms": ["harden"]}, "majority", {"from": ["weak", "b"], "combine": "vote"}):
         (line,) = problems({"product": {"labels": labels}})

@@ -41,7 +41,7 @@ class Chains:
     def meant(self, ref: Ref, weak: str, student: str) -> Ref:
         """The supervisor that is meant for this pair: the model's name in place of a word."""
         if ref.method is None:
-            return Ref(weak) if ref.model == WEAK else ref
+            return Ref(weak) if ref.model == WEAK else ref  # no model is called so where labels are written
         if ref.model != BELOW:
             return Ref(student, ref.method) if ref.model == SAME else ref
         between = self._models[self._place[weak] + 1 : self._place[student]]

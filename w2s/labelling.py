@@ -98,7 +98,8 @@ def labelling_of(
     if given is None:
         block = {}
     problems += [f"{where}.{key}: unknown field{nearest(str(key), FIELDS)}" for key in block if key not in FIELDS]
-    problems += [f"models.{n}: has a meaning of its own in labels; name it otherwise" for n in WORDS if n in models]
+    if given is not None:
+        problems += [f"models.{n}: has a meaning of its own in labels; name it otherwise" for n in WORDS if n in models]
     made = Labelling()
     try:
         made = _source(block.get("from", WEAK), f"{where}.from", known)
