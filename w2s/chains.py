@@ -21,6 +21,7 @@ from w2s.supervision import (
     LabelsSpec,
     Made,
     MajorityLabels,
+    PluginTransform,
     SimulatedLabels,
     Subsample,
     SupervisorLabels,
@@ -248,6 +249,8 @@ def _described(labelling: Labelling, names: Sequence[str], part: tuple[int, int]
     for transform in labelling.transforms:
         if isinstance(transform, Like):
             words.append(f"subsample as {next(likes)}")
+        elif isinstance(transform, PluginTransform):
+            words.append(transform.described)
         else:
             name, *values = transform.model_dump(exclude_none=True).values()
             words.append(" ".join([name, *(f"{v:g}" for v in values if type(v) is float)]))

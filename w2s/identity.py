@@ -66,6 +66,7 @@ class Spec(BaseModel):
     # Worked out once: a sweep of 100,000 steps has one task and few models in all of them. In slots, since what lies in
     # the instance's __dict__ would go along with `model_copy(update=...)`, where it is no longer true.
     __slots__ = ("_digest", "_text")
+    by_hand: typing.ClassVar[bool] = True  # False: nobody writes it in a sweep, so no message offers it
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -218,10 +219,10 @@ def _sentence(model: type[Spec], problem: Any, where: str) -> str:
     if kind == "missing":
         return f"{path}: missing, and there is no default"
     if kind == "union_tag_invalid":
-        known = {str(_tags(c)[0]) for c in candidates}
+        known = {str(_tags(c)[0]) for c in candidates if getattr(_bare(c), "by_hand", True)}
         return f"{path}.{context['discriminator'].strip(QUOTE)}: no {context['tag']!r}{nearest(context['tag'], known)}"
     if kind == "union_tag_not_found":
-        names = ", ".join(str(_tags(c)[0]) for c in candidates)
+        names = ", ".join(str(_tags(c)[0]) for c in candidates if getattr(_bare(c), "by_hand", True))
         return f"{path}: say which one with {context['discriminator'].strip(QUOTE)}, one of {names}"
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length", context.get("max_length"))

@@ -20,6 +20,7 @@ from w2s.supervision import (
     FileLabels,
     Harden,
     MixTruth,
+    PluginTransform,
     Smooth,
     Subsample,
     Temperature,
@@ -77,7 +78,7 @@ class Labelling(NamedTuple):
         """True where every label is certain, whatever the supervisors say."""
         hard = self.source in ("truth", "majority") or self.combine == "vote"
         for transform in self.transforms:
-            hard = (hard or isinstance(transform, Harden)) and not isinstance(transform, Smooth)
+            hard = (hard or isinstance(transform, Harden)) and not isinstance(transform, (Smooth, PluginTransform))
         return hard
 
 
@@ -232,6 +233,8 @@ def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransfo
         raise SpecError(
             f"{where}: expected a name, or one name with its value, such as {{temperature: 2}} (got {given!r})"
         )
+    if name == "plugin" and isinstance(value, dict):  # what w2s.pluginfiles makes of a plugin's
+        return validated(PluginTransform, {**value, "name": name}, where)
     if name not in TRANSFORMS:
         raise SpecError(f"{where}: no transform {name!r}{nearest(str(name), TRANSFORMS)}")
     made, field = TRANSFORMS[name]

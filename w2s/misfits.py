@@ -93,7 +93,7 @@ def of_recipes(engine: Engine, uses: list[Use]) -> list[str]:
             f"engine.zero_stage: {engine.zero_stage} cuts weights into pieces, and adafactor{whose} needs whole "
             "matrices; use optimizer adamw, or zero_stage 0"
         )
-    return problems + _frozen(uses)
+    return problems + _built(engine, uses) + _frozen(uses)
 
 
 def _of(uses: list[Use]) -> str:
@@ -151,6 +151,18 @@ def _frozen(uses: list[Use]) -> list[str]:
     return list(problems.values())
 
 
+def _built(engine: Engine, uses: list[Use]) -> list[str]:
+    """Models that a plugin builds, which an engine cannot cut into shares."""
+    built = {use.name: use.model.build for use in uses if use.model is not None and use.model.build is not None}
+    if engine.zero_stage != 3:
+        return []
+    return [
+        f"models.{name}.build: {build.use} of {build.file} takes a whole model, and at zero_stage 3 no process has "
+        "one; use zero_stage 2 or less"
+        for name, build in built.items()
+    ]
+
+
 def of_cache(engine: Engine, uses: list[Use]) -> list[str]:
     """Whether anything is cached, where that was asked for: a setting that does nothing misleads.
 
@@ -168,6 +180,8 @@ def of_cache(engine: Engine, uses: list[Use]) -> list[str]:
         why = f"with mixed_precision {engine.mixed_precision} nothing is cached"
     elif any(_caches(exact, use._replace(recipe=use.recipe.model_copy(update={"dropout": 0.0}))) for use in uses):
         why = "with dropout nothing is cached, because no two passes are equal"
+    elif all(use.model is not None and use.model.build is not None for use in uses):
+        why = "models that a plugin builds are not cached, because what it makes of their lowest layers is not known"
     else:
         why = "no recipe freezes embeddings and lower layers (tune: frozen or probe), so there is nothing to cache"
     return [f"engine.cache_frozen: {why}; set it to false, or leave it out"]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from w2s.errors import SpecError, StepError
 from w2s.identity import Spec, identity, nearest, runtime, sha256_of, validated
+from w2s.plugins import PluginUse
 from w2s.progress import Report
 from w2s.sources.cache import cache_dir
 from w2s.sources.fetch import fetch, find_file, is_fetched, resolve
@@ -37,6 +38,7 @@ class ModelSpec(Spec):
     pooling: Literal["auto", "last", "mean"] = identity("auto")  # auto: last for decoders, mean for encoders
     max_length: int = identity(512, ge=1)  # tokens; longer texts are cut
     trust_remote_code: bool = identity(False)
+    build: PluginUse | None = identity(None, later=True)  # what a plugin makes of the loaded and truncated model
     params: int | None = runtime(None, ge=1)  # of the whole model, for estimates and size axes
     depth: int | None = runtime(None, ge=1)  # layers of the whole model
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from w2s.identity import Spec, identity
+from w2s.plugins import PluginUse
 
 
 class Xent(Spec):
@@ -103,5 +104,11 @@ class Gce(Spec):
     q: float = identity(0.7, gt=0.0, le=1.0)
 
 
+class PluginLoss(PluginUse):
+    """A loss of the user's own, from a file that the sweep's `plugins` names. See docs/extending.md."""
+
+    name: Literal["plugin"] = identity("plugin")
+
+
 AnyLoss = Xent | LogConf | Product | Kl | Entropy | Window | AdaptConf | Gce
-Loss = Annotated[AnyLoss, Field(discriminator="name")]
+Loss = Annotated[AnyLoss | PluginLoss, Field(discriminator="name")]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from w2s.chains import title_of
 from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
+from w2s.pluginfiles import PluginFile
 from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
 from w2s.store import Overview, Store
 from w2s.sweep import Experiment, Selection, Sweep
@@ -41,6 +42,7 @@ class Plan:
     experiments: list[Experiment] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
     selections: tuple[Selection, ...] = ("final",)  # of each student, computed from one training run
+    plugins: tuple[PluginFile, ...] = ()
 
 
 def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
@@ -63,7 +65,8 @@ def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
             if digest not in nodes:
                 nodes[digest] = Node(digest, spec.kind, spec, spec.parents, title, 0)
     counted = {d: Node(d, n.kind, n.spec, n.parents, n.title, cells[d]) for d, n in nodes.items()}
-    return Plan(sweep.file.name, sweep.file.question, sweep.raw, experiments, counted, sweep.file.selections)
+    file = sweep.file
+    return Plan(file.name, file.question, sweep.raw, experiments, counted, file.selections, sweep.plugins.files)
 
 
 def _trunks(cell: Experiment) -> list[tuple[str, FeaturesSpec, str]]:
@@ -158,6 +161,7 @@ def write(plan: Plan, folder: Path) -> Path:
     )
     cells = (_cell_record(cell, selection) for cell in plan.experiments for selection in plan.selections)
     head = {"name": plan.name, "question": plan.question, "sweep": plan.raw}
+    head |= {"plugins": {file.name: file.code for file in plan.plugins}} if plan.plugins else {}
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / "plan.json", _json_lines(head, {"steps": steps, "cells": cells}))

@@ -214,7 +214,7 @@ class TrainSpec(Spec):
             depth = tune.layers
         elif isinstance(tune, Probe):
             depth = self.model.layers or self.model.depth
-        exact = self.engine.mixed_precision == "no" and self.recipe.dropout == 0
+        exact = self.engine.mixed_precision == "no" and self.recipe.dropout == 0 and self.model.build is None
         whole = self.engine.zero_stage != 3  # weights in parts cannot be run by one process
         if not (self.engine.cache_frozen and exact and whole) or depth is None:
             return {}

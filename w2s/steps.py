@@ -13,9 +13,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from w2s import outputs, provenance
+from w2s import outputs, plugins, provenance
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import SpecError, StepError
@@ -91,6 +92,7 @@ def run_step(
         return _run_step(spec, store, report, stopping)
     verdict = ranks.share(None)
     if verdict == "made here" and isinstance(spec, TrainSpec):
+        plugins.load(spec, _plugins(store))
         _train(spec, store, None, silent, stopping)
     return "done"
 
@@ -143,6 +145,7 @@ def _tell_ranks(verdict: str) -> None:
 
 
 def _made(spec: AnyStep, store: Store, staged: Staged, report: Report, stopping: Stopping) -> dict[str, Any]:
+    plugins.load(spec, _plugins(store))
     if isinstance(spec, MaterializeSpec):
         return _materialize(spec, staged, report)
     if isinstance(spec, FeaturesSpec):
@@ -150,6 +153,11 @@ def _made(spec: AnyStep, store: Store, staged: Staged, report: Report, stopping:
     if isinstance(spec, LabelsSpec):
         return _labels(spec, store, staged, report)
     return _train(spec, store, staged, report, stopping)
+
+
+def _plugins(store: Store) -> Path:
+    """Where the copies of plugins are that sweeps of this results folder were begun with."""
+    return store.root.parent / "plugins"
 
 
 def _materialize(spec: MaterializeSpec, staged: Staged, report: Report) -> dict[str, Any]:
@@ -510,6 +518,7 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
     # One process is enough here, whatever it took to train.
     alone = Engine(device=spec.engine.device, mixed_precision=spec.engine.mixed_precision)
     spec = spec.model_copy(update={"engine": alone})
+    plugins.load(spec, _plugins(store))
     base = _base(spec)
     model = models.build(base, task.n_outputs, spec.recipe, spec.seed, alone)
     trained = safetensors.torch.load_file(weights)

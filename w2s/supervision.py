@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from w2s.identity import Spec, identity
+from w2s.plugins import PluginUse
 from w2s.sources.spec import FileSource
 
 DIGEST = r"^[0-9a-f]{64}$"
@@ -176,7 +177,14 @@ class Subsample(Spec):
         return self
 
 
-AnyTransform = Harden | Temperature | Smooth | Confident | MixTruth | Subsample
+class PluginTransform(PluginUse):
+    """What a user's own function makes of the labels; it sees no ground truth. See docs/extending.md."""
+
+    name: Literal["plugin"] = identity("plugin")
+    random: bool = identity(False)  # it draws at random, from the seed
+
+
+AnyTransform = Harden | Temperature | Smooth | Confident | MixTruth | Subsample | PluginTransform
 Transform = Annotated[AnyTransform, Field(discriminator="name")]
 
 
@@ -239,4 +247,7 @@ class LabelsSpec(Spec):
 
 def draws(source: LabelSource, transforms: tuple[AnyTransform, ...]) -> bool:
     """True where something is drawn at random, so that labels depend on the seed."""
-    return isinstance(source, SimulatedLabels) or any(isinstance(t, (MixTruth, Subsample)) for t in transforms)
+    random = any(
+        isinstance(t, (MixTruth, Subsample)) or (isinstance(t, PluginTransform) and t.random) for t in transforms
+    )
+    return isinstance(source, SimulatedLabels) or random

@@ -14,11 +14,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from w2s import misfits, models, resources
+from w2s import misfits, models, pluginfiles, resources
 from w2s.chains import Between, Chains, Supply
 from w2s.errors import SpecError
 from w2s.identity import LISTED, Spec, identity, runtime, unique, validated
@@ -26,6 +26,7 @@ from w2s.labelling import labelling_of
 from w2s.misfits import Use
 from w2s.models import ModelSpec
 from w2s.pairs import Pairs, expanded
+from w2s.pluginfiles import Plugins
 from w2s.resources import Resources, Slurm
 from w2s.sources.fetch import find_file
 from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec
@@ -39,7 +40,6 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")  # sweeps, models and metho
 SHARED_LOSS = "the loss belongs to a method: `methods: {name: {loss: ...}}`"
 OWN_LOSS = "the loss of a method stands beside its recipe, not in it"
 MOVED = "precision"  # once a field of recipes
-LOSSES = frozenset(loss.model_fields["name"].default for loss in get_args(get_args(Loss)[0]))
 Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations, the one whose predictions count
 
 
@@ -57,6 +57,7 @@ class SweepFile(Spec):
 
     name: str = runtime()
     question: str = runtime("")
+    plugins: tuple[str, ...] = runtime(())  # files of a user's own; what is used of them counts by its content
     tasks: dict[str, str | dict[str, Any]] = identity(min_length=1)
     sizes: Sizes = identity()
     split_seed: int = identity(0, ge=0)
@@ -84,6 +85,7 @@ class Sweep(NamedTuple):
     resources: dict[str, Resources]  # by model: what a job asks SLURM for
     engines: dict[str, Engine]  # by model: the sweep's, but for how many processes a job holds
     chains: Chains  # what each method's labels lead to
+    plugins: Plugins = Plugins()
 
 
 class Digests(NamedTuple):
@@ -146,13 +148,16 @@ def sweep_of(data: dict[str, Any], base: Path, where: str = "sweep", sets: Seque
     """The sweep in plain data; paths in it are relative to `base`. Raises SpecError with every problem found."""
     problems: list[str] = []
     try:
+        plugins = _plugins(data, sets, base)
+        losses = {*pluginfiles.OWN["loss"], *plugins.names("loss")}
         # Named before, so that sets can reach in; after, for new lists.
-        raw = _named(_with_sets(_named(data, problems), sets), problems)
+        raw = _named(_with_sets(_named(data, problems, losses), sets), problems, losses)
+        filled = pluginfiles.filled_in(raw, plugins, problems)
         try:
-            file = validated(SweepFile, raw)
+            file = validated(SweepFile, filled)
         except SpecError as error:
-            raise SpecError([*error.problems, *_problems_of_parts(raw, base)]) from None
-        found = _looked_up(file, raw, base)
+            raise SpecError([*error.problems, *_problems_of_parts(filled, base)]) from None
+        found = _looked_up(file, raw, base)._replace(plugins=plugins)
     except SpecError as error:
         problems += error.problems
     if problems:
@@ -160,7 +165,18 @@ def sweep_of(data: dict[str, Any], base: Path, where: str = "sweep", sets: Seque
     return found
 
 
-def _named(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+def _plugins(data: dict[str, Any], sets: Sequence[str], base: Path) -> Plugins:
+    """The files that a sweep names, read before all else: the rest may name what is in them."""
+    problems: list[str] = []
+    own = [change for change in sets if change.partition("=")[0].strip().partition(".")[0] == "plugins"]
+    given = _with_sets({"plugins": data.get("plugins", [])}, own)["plugins"]
+    plugins = pluginfiles.read(given, base, problems)
+    if problems:  # whatever else is wrong may only follow from these
+        raise SpecError(problems)
+    return plugins
+
+
+def _named(data: dict[str, Any], problems: list[str], losses: Collection[str]) -> dict[str, Any]:
     """Lists of tasks, models and methods as mappings from their names; what has no name of its own is a problem."""
     named = dict(data)
     for key in ("tasks", "models", "methods"):
@@ -179,7 +195,7 @@ def _named(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
                 named[key][given] = entry if whole else {k: v for k, v in entry.items() if k != "name"}
     methods = named.get("methods")
     if isinstance(methods, dict):  # `xent: {}` and `[xent]` are short for the loss of that name at its defaults
-        named["methods"] = {name: _method(name, entry) for name, entry in methods.items()}
+        named["methods"] = {name: _method(name, entry, losses) for name, entry in methods.items()}
     return named
 
 
@@ -204,12 +220,12 @@ def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
     return problems
 
 
-def _method(name: str, entry: Any) -> Any:
+def _method(name: str, entry: Any, losses: Collection[str]) -> Any:
     if isinstance(entry, str) or entry is None:
         return {"loss": {"name": entry or name}}
     if isinstance(entry, dict) and "loss" not in entry:
         # A method that is about labels may be called as it likes.
-        return {**entry, "loss": {"name": "xent" if "labels" in entry and name not in LOSSES else name}}
+        return {**entry, "loss": {"name": "xent" if "labels" in entry and name not in losses else name}}
     if isinstance(entry, dict) and isinstance(entry["loss"], str):
         return {**entry, "loss": {"name": entry["loss"]}}
     return entry

@@ -13,7 +13,7 @@ from w2s.models import ModelSpec
 from w2s.plan import build
 from w2s.sources.cache import cache_dir
 from w2s.sources.fetch import fetch, is_fetched
-from w2s.sources.spec import ArchiveSource, HubSource, Source
+from w2s.sources.spec import ArchiveSource, HubSource, PluginSource, Source
 from w2s.spec import AnyStep, LabelsSpec, MaterializeSpec
 from w2s.sweep import Sweep, expand
 from w2s.tasks.registry import builtin
@@ -66,6 +66,8 @@ def _origin(source: Source) -> str:
         return f"hub {source.hub}" + (f"/{source.config}" if source.config else "")
     if isinstance(source, ArchiveSource):
         return f"archive {source.package}"
+    if isinstance(source, PluginSource):
+        return f"plugin {source.file}"
     return f"file {source.file}"
 
 

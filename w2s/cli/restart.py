@@ -1,4 +1,4 @@
-"""A plan that is about to be carried out or submitted: what is recorded of it, and steps that are to begin anew.
+"""A plan that is about to be carried out or submitted: what is kept of it, and steps that are to begin anew.
 
 Leaves alone what another run works on.
 """
@@ -10,19 +10,21 @@ import sys
 from pathlib import Path
 
 from w2s import plan as plans
+from w2s import pluginfiles
 from w2s.cli import describe
 from w2s.plan import Plan, is_done
 from w2s.store import Store
 
 
 def begin(plan: Plan, store: Store, results: Path, anew: bool) -> None:
-    """Write the plan and the command that was given; `anew`: drop checkpoints first, and say so.
+    """Write the plan, its plugins and the command that was given; `anew`: drop checkpoints first, and say so.
 
     Raises MachineError before that where the store cannot be written.
     """
     store.require_writable()
     if anew:
         print(drop_checkpoints(plan, store), file=sys.stderr)
+    pluginfiles.keep(plan.plugins, results / "plugins")
     plans.write(plan, results / "sweeps" / plan.name)
     describe.remember_command(results, plan.name, shlex.join(["w2s", *sys.argv[1:]]))
 

@@ -114,6 +114,8 @@ def apply_engine(module: Any, engine: Engine, name: str) -> None:
     """Gradient checkpointing and compilation, where the engine asks. Raises StepError where it cannot be had."""
     trains = any(parameter.requires_grad for parameter in module.parameters())
     if engine.gradient_checkpointing and trains:
+        if not hasattr(module, "gradient_checkpointing_enable"):  # of a plugin
+            raise StepError(f"model {name}: engine.gradient_checkpointing: its module has none; set it to false")
         try:
             with warnings.catch_warnings():
                 # The name that every transformers 5 has; the newer name came within 5.

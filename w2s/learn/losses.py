@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from w2s.errors import StepError
-from w2s.objectives import AdaptConf, Entropy, Gce, Kl, LogConf, Loss, Product, Window, Xent
+from w2s.learn import custom
+from w2s.objectives import AdaptConf, Entropy, Gce, Kl, LogConf, Loss, PluginLoss, Product, Window, Xent
 
 LEAST_LABEL = 1e-6  # of a class, in the reverse KL divergence: log 0 has no gradient to follow
 ROUNDING = 1e-6  # of a label in float32
@@ -59,12 +60,12 @@ class Rule(NamedTuple):
 
 def reads(loss: Loss) -> Literal["labels", "own", "batch"]:
     """What the aims of a loss are made of."""
-    return RULES[type(loss)].reads
+    return custom.reads(loss) if isinstance(loss, PluginLoss) else RULES[type(loss)].reads
 
 
 def drops(loss: Loss) -> bool:
     """True where a step may leave examples out."""
-    return RULES[type(loss)].drops
+    return custom.reads(loss) != "labels" if isinstance(loss, PluginLoss) else RULES[type(loss)].drops
 
 
 def aims(loss: Loss, p_GC: Tensor, logits_GC: Tensor | None, course: Course) -> Aims:
@@ -72,6 +73,8 @@ def aims(loss: Loss, p_GC: Tensor, logits_GC: Tensor | None, course: Course) -> 
 
     `p_GC` are the labels, `logits_GC` the student's logits on the same examples (None where `reads` is `labels`).
     """
+    if isinstance(loss, PluginLoss):
+        return Aims(*custom.aims(loss, p_GC, logits_GC, course))
     rule = RULES[type(loss)]
     assert (logits_GC is None) == (rule.reads == "labels")
     return rule.aims(loss, p_GC, p_GC if logits_GC is None else logits_GC.detach(), course)
@@ -79,6 +82,8 @@ def aims(loss: Loss, p_GC: Tensor, logits_GC: Tensor | None, course: Course) -> 
 
 def loss_sum(loss: Loss, logits_BC: Tensor, aims_B: Aims) -> Tensor:
     """Sum of the loss over examples, in nats and in float32."""
+    if isinstance(loss, PluginLoss):
+        return custom.loss_sum(loss, logits_BC, *aims_B)
     log_f_BC = torch.log_softmax(logits_BC.float(), dim=-1)
     return RULES[type(loss)].value(loss, log_f_BC, aims_B.target_GC, aims_B.weight_G)
 

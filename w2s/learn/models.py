@@ -22,7 +22,7 @@ from torch import nn
 
 from w2s.disk import disk_errors, no_room
 from w2s.errors import MachineError, StepError
-from w2s.learn import accelerator, adapt, partition
+from w2s.learn import accelerator, adapt, custom, partition
 from w2s.learn.adapt import layers_of
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
@@ -95,7 +95,11 @@ def _load(spec: ModelSpec, folder: Path, engine: Engine) -> Any:
         raise StepError(f"model {spec.name}: cannot be loaded from {folder}: its files lack {missing[0]}")
     truncate(module, spec)
     module.config.use_cache = False
-    return module.eval()
+    if spec.build is None:
+        return module.eval()
+    if engine.zero_stage == 3:
+        raise StepError(f"model {spec.name}: build takes a whole model; use engine.zero_stage 2 or less")
+    return custom.built(spec.build, module)
 
 
 def is_decoder(config: Any, spec: ModelSpec) -> bool:

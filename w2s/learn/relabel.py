@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from w2s.errors import StepError
-from w2s.learn import labels, simulated
+from w2s.learn import custom, labels, simulated
 from w2s.learn.external import External
 from w2s.learn.labels import Floats, Ints
-from w2s.randomness import shuffled
+from w2s.randomness import shuffled, stream_seed
 from w2s.supervision import (
     AnyTransform,
     Confident,
@@ -26,6 +26,7 @@ from w2s.supervision import (
     Harden,
     LabelsSpec,
     MixTruth,
+    PluginTransform,
     SimulatedLabels,
     Smooth,
     Subsample,
@@ -152,7 +153,8 @@ def _require_classes(before: Labelled, after: Labelled, transform: AnyTransform,
         return
     left = f"{len(after)} of {len(before)} examples, by class {', '.join(map(str, after.classes()))}"
     why = "no example" if not len(after) else "one class"
-    raise StepError(f"labels.transforms[{place}]: {transform.name} leaves {why} ({left}); ask for less of it")
+    name = getattr(transform, "use", transform.name)
+    raise StepError(f"labels.transforms[{place}]: {name} leaves {why} ({left}); ask for less of it")
 
 
 # -- transforms --------------------------------------------------------------------------------------------------------
@@ -244,6 +246,15 @@ def _subsample(given: Labelled, how: Subsample, found: Evidence, stream: Stream,
     return given.keep(sorted(stream.shuffled(given.ids)[: share_of(share, len(given))]))
 
 
+def _plugin(given: Labelled, how: PluginTransform, found: Evidence, stream: Stream, drops: bool) -> Labelled:
+    text_of = dict(zip(found.ids, found.texts, strict=True))
+    seed = stream_seed(stream.seed, *stream.names, "transfer" if drops else "val")
+    made = custom.transformed(how, given.p_NC, given.ids, [text_of[example_id] for example_id in given.ids], seed)
+    if made.dtype != np.bool_:
+        return replace(given, p_NC=made)
+    return given.keep(np.flatnonzero(made).tolist()) if drops else given
+
+
 _APPLY: Mapping[type[AnyTransform], Callable[[Labelled, Any, Evidence, Stream, bool], Labelled]] = {
     Harden: _harden,
     Temperature: _temperature,
@@ -251,4 +262,5 @@ _APPLY: Mapping[type[AnyTransform], Callable[[Labelled, Any, Evidence, Stream, b
     Confident: _confident,
     MixTruth: _mix_truth,
     Subsample: _subsample,
+    PluginTransform: _plugin,
 }

@@ -15,10 +15,10 @@ from w2s.errors import MachineError, SpecError
 from w2s.identity import nearest
 from w2s.progress import Report
 from w2s.sources.cache import content_sha256, is_offline
-from w2s.sources.spec import ArchiveSource, FileSource, HubSource, Source
+from w2s.sources.spec import ArchiveSource, FileSource, HubSource, PluginSource, Source
 
 HubKind = Literal["model", "dataset"]
-AnySource = TypeVar("AnySource", bound="ArchiveSource | HubSource | FileSource")
+AnySource = TypeVar("AnySource", bound="ArchiveSource | HubSource | FileSource | PluginSource")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def fetch(
         from w2s.sources.hub import fetch_hub
 
         return Fetched(*fetch_hub(source, kind, tuple(files), offline, report))
+    if isinstance(source, PluginSource):  # made where it is read
+        return Fetched(Path(source.file))
     return Fetched(_local(source))
 
 
@@ -65,7 +67,7 @@ def is_fetched(source: Source, *, kind: HubKind = "model", files: Sequence[str] 
         from w2s.sources.hub import here
 
         return here(source, kind, tuple(files)) is not None
-    return Path(source.file).exists()
+    return isinstance(source, PluginSource) or Path(source.file).exists()
 
 
 def resolve(source: AnySource, base: Path, where: str) -> AnySource:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from w2s.identity import Spec, identity, runtime
+from w2s.plugins import PluginUse
 
 
 class HubSource(Spec):
@@ -33,13 +34,22 @@ class ArchiveSource(Spec):
     member: str | None = identity(None)  # a file inside `file`, where that is an archive itself
 
 
+class PluginSource(PluginUse):
+    """Records that a user's own function makes; see docs/extending.md."""
+
+
 def kind_of(data: Any) -> str | None:
     """The class that a mapping describes, by the key it has; None where it has none of them, or both of two."""
-    if isinstance(data, (HubSource, FileSource, ArchiveSource)):
+    if isinstance(data, (HubSource, FileSource, ArchiveSource, PluginSource)):
         return type(data).__name__
     if not isinstance(data, dict) or ("hub" in data and ("package" in data or "file" in data)):
         return None
-    for key, kind in (("package", ArchiveSource), ("hub", HubSource), ("file", FileSource)):
+    for key, kind in (
+        ("code", PluginSource),
+        ("package", ArchiveSource),
+        ("hub", HubSource),
+        ("file", FileSource),
+    ):
         if key in data:
             return kind.__name__
     return None
@@ -49,7 +59,8 @@ def kind_of(data: Any) -> str | None:
 Source = Annotated[
     Annotated[ArchiveSource, Tag("ArchiveSource")]
     | Annotated[HubSource, Tag("HubSource")]
-    | Annotated[FileSource, Tag("FileSource")],
+    | Annotated[FileSource, Tag("FileSource")]
+    | Annotated[PluginSource, Tag("PluginSource")],
     Discriminator(
         kind_of,
         custom_error_type="source",

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from w2s.errors import SpecError
 from w2s.identity import nearest
 from w2s.tasks.fields import BadRecord, Record, clean, drawn, getter, list_at, number_at, paths, text_of, value_at
+from w2s.tasks.own import prepared
 from w2s.tasks.prepare import PREPARE
 from w2s.tasks.task import ChoicesFormat, PairsFormat, RatingFormat, RatingPairsFormat, TaskSpec, TextFormat
 
@@ -110,14 +111,16 @@ def gathered(
     if not first:
         raise SpecError(f"{where}: no rows")
     prepare = PREPARE[task.prepare] if task.prepare else None
-    if prepare is None:
+    own = prepared(task.own_prepare) if task.own_prepare else None
+    if prepare is None and own is None:
         _require_columns(task, [record for _, record in first], where)
     found, problems = Gathered[T](), Counter[str]()
     lines: dict[str, list[str]] = {}
     for row, record in chain(first, stream):
         found.records += 1
         try:
-            made = make(_prepared(prepare, record) if prepare else record)
+            fit = own(record) if own else _prepared(prepare, record) if prepare else record
+            made = fit if isinstance(fit, str) else make(fit)
         except BadRecord as bad:
             reason = str(bad.args[0])
             got = f" (got {bad.args[1]!r:.200})" if len(bad.args) > 1 else ""

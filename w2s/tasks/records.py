@@ -20,7 +20,8 @@ from typing import Any
 from w2s.errors import MachineError, SpecError
 from w2s.progress import Report
 from w2s.sources.fetch import Fetched, fetch, is_fetched
-from w2s.sources.spec import HubSource
+from w2s.sources.spec import HubSource, PluginSource
+from w2s.tasks import own
 from w2s.tasks.task import Join, Read, TaskSpec
 
 Rows = Iterable[tuple[int, Mapping[str, Any]]]
@@ -69,6 +70,11 @@ def open_records(task: TaskSpec, report: Report | None = None) -> Opened:
 
 def _opened(task: TaskSpec, report: Report | None) -> Opened:
     """The records as the source has them."""
+    if isinstance(task.source, PluginSource):
+        if task.test_file is not None or task.splits.test is not None:
+            raise SpecError(f"{task.name}: a plugin makes its records, and test comes from these; leave test_file out")
+        title = f"{task.source.file}: {task.source.described}"
+        return Opened(own.made(task.source, task.sample), None, title, title, [])
     got = fetch_task(task, report=report)
     fetched = [{"source": task.source.model_dump(mode="json"), "commit": got.commit}]
     if isinstance(task.source, HubSource):

@@ -36,6 +36,9 @@ _FORMAT_KEYS = tuple(
     )
 )
 
+# What a task in a sweep may say.
+KEYS = tuple(dict.fromkeys((*(k for k in TaskSpec.model_fields if k != "own_prepare"), *_SOURCE_KEYS, *_FORMAT_KEYS)))
+
 
 @functools.cache
 def _rows() -> dict[str, dict[str, Any]]:

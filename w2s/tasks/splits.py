@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from w2s.errors import SpecError
 from w2s.identity import canonical_json
 from w2s.progress import Report
-from w2s.sources.spec import ArchiveSource, FileSource
+from w2s.sources.spec import ArchiveSource, FileSource, PluginSource, Source
 from w2s.tasks import comparisons, formats
 from w2s.tasks.formats import SHOWN, Examples, Text
 from w2s.tasks.records import Opened, open_records
@@ -319,15 +319,20 @@ def _summary(
         "task": task.name,
         "classes": list(task.class_names),
         "source": source.model_dump(mode="json", exclude_none=True),
-        "source_hash": source.sha256
-        if isinstance(source, (ArchiveSource, FileSource))
-        else opened.fetched[0]["commit"],
+        "source_hash": _hash_of(source) or opened.fetched[0]["commit"],
         **joined,
         "split_seed": seed,
         "pool": _counts(task, pool),
         "splits": splits,
     }
     return summary if test is None else {**summary, "test": _counts(task, test)}
+
+
+def _hash_of(source: Source) -> str | None:
+    """Of what the examples are made of, where that is known before anything is fetched."""
+    if isinstance(source, PluginSource):
+        return source.code
+    return source.sha256 if isinstance(source, (ArchiveSource, FileSource)) else None
 
 
 def _counts(task: TaskSpec, part: Examples) -> dict[str, Any]:

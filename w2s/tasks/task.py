@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from w2s.identity import Spec, identity, runtime
+from w2s.plugins import PluginUse
 from w2s.sources.spec import FileSource, HubSource, Source
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet"]
@@ -219,6 +220,7 @@ class TaskSpec(Spec):
     read: Read = identity(Read())
     join: Join | None = identity(None, later=True)  # a second file with further fields of the same records
     prepare: Prepare | None = identity(None)  # what is done to each record before `format` reads it
+    own_prepare: PluginUse | None = identity(None, later=True)  # a plugin's; in a sweep its name stands in `prepare`
     format: Format = identity()
     group: str | None = identity(None)  # field or template: records that share it stay together; None: the text
     group_before: str | None = identity(None, min_length=1)  # of `group`'s value only what stands before this counts
