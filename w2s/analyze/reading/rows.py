@@ -52,6 +52,7 @@ FROM_THE_PLAN = (
 NUMBERS = {role: [f"{role}_{column}" for column in (*SCORES, "seconds", "flops")] for role in ROLES}
 EMPTY = {**dict.fromkeys(COLUMNS, NAN), "n": 0, "selection_note": ""}
 TWO_CLASSES = "AUROC needs two classes"
+BOTH_CLASSES = "AUROC needs examples of both classes"
 
 
 @dataclass
@@ -208,7 +209,7 @@ def _recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) -
         )
     weak, student, ceiling = (row[f"{role}_{metric}"] for role in ROLES)
     if weak != weak or ceiling != ceiling:
-        return NAN, "AUROC needs examples of both classes"
+        return NAN, BOTH_CLASSES
     if ceiling <= weak:
         return NAN, "no gap: ceiling does not exceed weak"
     return (student - weak) / (ceiling - weak), ""
