@@ -19,6 +19,7 @@ from w2s.analyze.numbers.spread import LEVEL, needed
 
 EFFECT = 0.1  # the PGR difference that the power note is about
 POWER = 0.8
+SURE_DIGITS = 12  # of a PGR, after the point
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def contests(cells: Sequence[Cell], metric: str = "accuracy") -> list[Contest]:
 
 
 def _contest(first: Cell, entered: list[Cell], metric: str, left_out: dict[str, int]) -> Contest:
-    differences = [cell.measured(metric).pgr_difference.value for cell in entered]
+    # Equal areas summed in another order differ in their last digit: a tie, and no win.
+    differences = [round(cell.measured(metric).pgr_difference.value, SURE_DIGITS) + 0.0 for cell in entered]
     levels = [cell.measured(metric).difference.value for cell in entered]
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Contest(
