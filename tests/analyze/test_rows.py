@@ -161,6 +161,16 @@ def of_another_step(path):
     measured(path.parent.parent, digest="0" * 64)
 
 
+def of_no_step(path):
+    manifest = json.loads((path.parent.parent / "manifest.json").read_text())
+    del manifest["digest"]
+    (path.parent.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+def of_another_kind(path):
+    measured(path.parent.parent, kind="features")
+
+
 def gone(path):
     path.unlink()
 
@@ -218,6 +228,8 @@ HARMS = {
     a_folder: "cannot be read",
     no_manifest: "no readable manifest.json",
     of_another_step: "belongs to another step",
+    of_no_step: "belongs to another step, or to none",
+    of_another_kind: "belongs to another step",
     one_id_changed: "1 example ids not asked for",
     one_id_twice: "1 example ids repeated",
     a_null_id: "1 example ids not asked for",
