@@ -8,6 +8,7 @@ import math
 import shutil
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas
 import pytest
@@ -212,6 +213,24 @@ def test_a_full_disk_is_no_problem_of_a_figure(synthetic, monkeypatch):
     with pytest.raises(MachineError, match="the disk is full"):
         render("one", made.root)
     assert (made.root / "sweeps" / "one" / "table.md").exists()
+
+
+def test_a_results_folder_that_may_not_be_written_to_is_named_with_what_helps(synthetic, monkeypatch):
+    made = synthetic().fill()
+
+    def refused(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    with pytest.raises(MachineError, match=r"one: may not be written to; copy the results folder"):
+        render("one", made.root)
+
+
+def test_a_folder_in_the_way_of_a_table_is_named(synthetic, sketched):
+    made = synthetic().fill()
+    (made.root / "sweeps" / "one" / "table.md").mkdir()
+    with pytest.raises(MachineError, match=r"table\.md: a folder stands where a file is needed; move it away"):
+        render("one", made.root)
 
 
 def test_a_file_in_the_way_of_the_figures_is_named_and_the_tables_are_there(synthetic, sketched):
