@@ -55,6 +55,14 @@ def test_a_hostile_name_stays_in_its_place_in_markdown():
     assert "\x1b" not in text
 
 
+def test_latex_says_which_characters_pdflatex_does_not_know():
+    """Negative control: it sets letters with accents, and typographic quotes and dashes."""
+    usual = composed(replace(XENT, task="Müller \u2013 „ř“ …"), LOGCONF, unfinished=["a β in a comment"])
+    assert "LuaLaTeX" not in latex.latex(usual)
+    lines = latex.latex(composed(replace(XENT, task="βδ 中 ü ħ"), LOGCONF)).splitlines()
+    assert lines[2] == "% and LuaLaTeX or XeLaTeX, with a font that has ħ β δ 中, at which pdfLaTeX stops"
+
+
 def test_a_hostile_name_stays_in_its_place_in_latex():
     text = latex.latex(hostile())
     assert r"\textless{}i\textgreater{}\$x\$ \& 50\% {[}l{]}(u)\textbackslash{} \{\}\textasciitilde{}" in text
@@ -163,6 +171,9 @@ def test_medians_csv_has_both_metrics_and_the_contest():
     assert pd.isna(frame.wins[0])
     assert (frame.compared_tasks[1], frame.wins[1], frame.losses[1]) == (2, 2, 0)
     assert frame.compared_left_out[1] == "no gap: 1"
+    assert frame.notes.isna().all()
+    frame = read(exports.medians_csv([replace(found, selection="oracle") for found in GOLDEN]))
+    assert list(frame.notes) == ["diagnostic: chosen on test"] * 4
 
 
 def test_rows_parquet_has_the_same_types_whatever_is_there(synthetic):
