@@ -235,9 +235,34 @@ def test_each_run_has_a_page_with_its_lineage_training_and_examples(synthetic, o
     page.run("document.querySelector('#run .back a').click()")
     page.until("!document.getElementById('overview').hidden")
     assert page.run("document.title") == "one · w2s"
+    follow(page, f"{SEEDS} tbody td:nth-child(6) a")
+    page.run("document.querySelector('.top a[href=\"#figures\"]').click()")
+    page.until("!document.getElementById('overview').hidden")
+    assert page.run("Math.abs(document.getElementById('figures').getBoundingClientRect().top) < innerHeight")
     page.run("location.hash = '#run/0123456789ab'")
     page.until("!document.getElementById('run').hidden")
     assert texts(page, "#run h1") == ["This report has no run 0123456789ab"]
+
+
+def test_the_way_back_leads_to_the_link_that_was_followed(synthetic, opened):
+    page = opened(made_page(enrich(synthetic().fill())))
+    page.run(f"document.querySelector('{SEEDS} tbody td:nth-child(6) a').focus()")
+    page.press("Enter", 13, "\r")
+    page.until("!document.getElementById('run').hidden")
+    assert page.run("document.activeElement.id") == "run"
+    left = page.run("location.hash")
+    page.run("history.back()")
+    page.until("!document.getElementById('overview').hidden")
+    assert page.run("document.activeElement.hash") == left
+
+
+def test_the_evaluations_that_were_selected_are_named(chosen, opened):
+    page = opened(made_page(enrich(chosen(seeds=[0]).fill())))
+    to_run(page, "xent")
+    (said,) = [text for text in texts(page, "#run .hint") if text.startswith("Dashed")]
+    assert re.fullmatch(
+        r"Dashed: the evaluations that were selected \(step \d+ by weak_val, step \d+ by oracle\)\.", said
+    )
 
 
 def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, opened):
@@ -250,6 +275,8 @@ def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, ope
     made.store.log_path(weak).write_text("".join(f"line {i}\n" for i in range(2000)))
     page = opened(made_page(enrich(made)))
     notice = " ".join(texts(page, "#summary .notice"))
+    places = "[...document.querySelectorAll('#summary .notice, #summary .findings')].map((one) => one.className)"
+    assert page.run(places)[-1] == "findings"  # who reads the numbers knows first what is not in them
     for word in ("failed: weak weak-3l on movie, seed 2: out of memory", "blocked: 2 steps", "missing: 1 step"):
         assert word in notice
     assert "8 of 12 runs done" in texts(page, ".facts span")
