@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -14,9 +15,10 @@ import pytest
 from reports import COMMIT, HOSTILE, PICTURES, contents, enrich, made_page, read, records  # type: ignore[import-not-found]
 
 from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.stats import absent
 from w2s.analyze.reading import merge
 from w2s.analyze.reading.rows import load
-from w2s.analyze.reading.selection import Taken
+from w2s.analyze.reading.selection import Taken, variant
 from w2s.analyze.report import page
 from w2s.analyze.report.examples import drawn_order
 from w2s.analyze.report.history import curves
@@ -232,7 +234,8 @@ def test_the_summary_has_a_line_for_each_pair_while_they_are_few(synthetic, chos
 
     given = {"models": MODELS, "tasks": ["movie", "amazon"], "selections": ["oracle", "final"], "seeds": [0]}
     made = chosen(**given, accuracy=accuracy)
-    many = findings(aggregate(load("one", made.fill().root)), "accuracy")
+    cells = aggregate(load("one", made.fill().root))
+    many = findings(cells, "accuracy")
     assert [(line.who, line.diagnostic) for line in many] == [
         ("xent", False),
         ("logconf", False),
@@ -241,6 +244,13 @@ def test_the_summary_has_a_line_for_each_pair_while_they_are_few(synthetic, chos
     ]
     assert all(line.basis.startswith("median of 3 pairs, each a median over tasks") for line in many)
     assert all(len(line.dots) == 3 and line.marks is None for line in many)
+    gone = dataclasses.replace(cells[0].accuracy, pgr=absent("no gap: ceiling - weak = 0.001"))
+    fewer = findings([dataclasses.replace(cells[0], accuracy=gone), *cells[1:]], "accuracy")
+    bases = {line.who: line.basis for line in fewer}
+    assert bases.pop(variant(cells[0].method, cells[0].selection)).startswith(
+        "median of 3 pairs, each a median over the tasks that could enter"
+    )
+    assert all("over tasks" in basis for basis in bases.values())
 
 
 def test_several_sweeps_are_each_told_how_to_be_made_again(synthetic):

@@ -290,6 +290,7 @@ def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, ope
     to_run(page, "blocked")
     page.until("document.querySelector('#run h1').textContent.startsWith('student')")
     assert "Blocked: needs weak weak-3l on movie, seed 2, which failed" in texts(page, "#run .bad")[0]
+    assert "No examples: the student has no predictions that could be read." in texts(page, "#run p")
     to_run(page, "missing")
     page.until("document.querySelector('#run h1').textContent.startsWith('ceiling')")
     assert texts(page, "#run .warn") == ["Missing: not run yet"]
