@@ -109,6 +109,16 @@ def test_a_long_latex_table_goes_over_pages():
     assert all(sum(f"{name} " in line for line in wide.splitlines()) >= 1 for name in names)
 
 
+def test_students_of_a_matrix_that_is_too_wide_are_named_from_bottom_to_top():
+    """Negative control: a matrix with room for its names has them as every table."""
+    names = [f"qwen-{size}b-instruct" for size in range(1, 12)]
+    pairs = [replace(XENT, student_model=name, student_params=place) for place, name in enumerate(names)]
+    text = latex.latex(composed(*pairs))
+    heads = " & ".join(rf"\rotatebox{{90}}{{{name}}}" for name in names)
+    assert rf"\toprule{chr(10)}Supervisor & {heads} \\{chr(10)}\midrule" in text
+    assert "rotatebox" not in latex.latex(composed(*pairs[:3]))
+
+
 @pytest.mark.skipif(which("pdflatex") is None, reason="needs pdflatex: apt-get install texlive-latex-recommended")
 @pytest.mark.parametrize("notes", [(), ("weak, student, ceiling at chance",)])
 def test_latex_compiles_and_fits_the_page(tmp_path, notes):

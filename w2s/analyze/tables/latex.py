@@ -116,7 +116,7 @@ def _on_a_page(sheet: Sheet, kept: Sequence[int], caption: str) -> Iterable[str]
     yield from (r"\begin{table}[tp]", r"\centering", r"\small", rf"\caption{{{caption}}}", SHRUNK)
     yield rf"\begin{{tabular}}{{{_format(sheet, kept)}}}"
     yield r"\toprule"
-    yield from _head(sheet, kept)
+    yield from _upright(sheet) if _is_wide_matrix(sheet, kept) else _head(sheet, kept)
     yield r"\midrule"
     yield from _body(sheet, kept, "scriptsize")
     yield from (r"\bottomrule", r"\end{tabular}}", r"\end{table}")
@@ -152,6 +152,18 @@ def _head(sheet: Sheet, kept: Sequence[int]) -> Iterable[str]:
         texts = textwrap.wrap(column.head, HEAD, break_long_words=False, break_on_hyphens=False) or [""]
         stacks.append([_arrows(text) for text in texts])
     return _rows(stacks, "\\\\")
+
+
+def _is_wide_matrix(sheet: Sheet, kept: Sequence[int]) -> bool:
+    """Names of many students side by side would have the numbers below them shrunk beyond reading."""
+    _, digit_pt, _, small_digit_pt = SIZES[0]
+    return sheet.kind == "matrix" and _width_pt(sheet, kept, digit_pt, small_digit_pt) > PAGE_PT
+
+
+def _upright(sheet: Sheet) -> Iterable[str]:
+    """The heads of a matrix, those of students from bottom to top."""
+    first, *students = (escape(column.head) for column in sheet.columns)
+    yield " & ".join([first, *(rf"\rotatebox{{90}}{{{name}}}" for name in students)]) + r" \\"
 
 
 def _body(sheet: Sheet, kept: Sequence[int], small: str) -> Iterable[str]:
