@@ -67,6 +67,18 @@ def test_a_run_that_both_have_counts_once(two):
     assert len(same.frame) == 6
 
 
+@pytest.mark.parametrize("lacking", ["xent, seed 0", "xent", "weak"])
+def test_a_row_taken_from_the_second_sweep_stands_where_the_first_planned_it(synthetic, lacking):
+    """So that the baseline stays the first method, whatever is damaged or not there yet in the first sweep."""
+    a = synthetic(folder="x")
+    a.fill(leave_out=[d for d in a.plan.nodes if lacking in a.plan.nodes[d].title])
+    b = synthetic(folder="y").fill()
+    found = merge.load([a.root / "sweeps" / "one", b.root / "sweeps" / "one"], a.root)
+    alone = rows.load("one", b.root)
+    assert found.frame.drop(columns="sweep").equals(alone.frame.drop(columns="sweep"))
+    assert aggregate(found) == aggregate(alone)
+
+
 def test_a_single_sweep_is_given_back_as_it_is(two):
     a, _ = two()
     found = merged(a)

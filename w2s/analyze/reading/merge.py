@@ -330,7 +330,8 @@ def _short(value: Any, most: int = 40) -> str:
 def _pooled(
     frames: Sequence[pd.DataFrame], groups: Mapping[Line, list[list[int]]], apart: set[Line], labels: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[str, Origin]]:
-    """One frame in the order of the first sweep's tasks and pairs, and where its methods come from."""
+    """One frame in the order of the first sweep's tasks, pairs and methods, and where its methods come from. Whichever
+    sweep a row is taken from, it stands where it was planned first: what comes first is the baseline."""
     origin: dict[str, Origin] = {}
     renamed: dict[tuple[Line, int], str] = {}
     for line, found in groups.items():
@@ -351,9 +352,10 @@ def _pooled(
         sweep=whole.groupby(RUN, sort=False)["sweep"].transform(lambda names: " + ".join(dict.fromkeys(names))),
         _task=pd.factorize(whole["task"])[0],
         _pair=pd.factorize(pd.MultiIndex.from_frame(whole[["weak", "student"]]))[0],
+        _run=whole.groupby(RUN, sort=False).ngroup(),
     )
     best = whole.sort_values("_done", ascending=False, kind="stable").drop_duplicates(RUN).index
-    kept = whole.loc[sorted(best)].sort_values(["_task", "_pair"], kind="stable")
+    kept = whole.loc[best].sort_values(["_task", "_pair", "_run"], kind="stable")
     return kept[columns].reset_index(drop=True), origin
 
 
