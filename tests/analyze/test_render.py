@@ -242,6 +242,17 @@ def test_a_file_in_the_way_of_the_figures_is_named_and_the_tables_are_there(synt
     assert sorted(path.name for path in rendered.paths) == TABLES
 
 
+def test_a_baseline_of_a_merge_is_named_as_in_its_tables(synthetic, sketched):
+    """Negative control: the same name means nothing to one sweep alone."""
+    synthetic(name="a").fill()
+    made = synthetic(name="b", recipe={"lr": 1e-3}).fill()
+    rendered = render(["a", "b"], made.root, baseline="xent [b]")
+    assert {cell.baseline for cell in rendered.cells} == {"xent [b]"}
+    for names, baseline in ((["b"], "xent [b]"), (["a", "b"], "xnt [b]"), (["a", "b"], "xent [c]")):
+        with pytest.raises(SpecError, match=r"^baseline: the sweep has no method"):
+            render(names, made.root, baseline=baseline)
+
+
 def test_several_sweeps_go_into_a_folder_that_is_no_sweeps(synthetic, sketched):
     synthetic(name="a").fill()
     made = synthetic(name="b", seeds=[3, 4]).fill()
