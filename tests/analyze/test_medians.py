@@ -161,6 +161,14 @@ def test_power_is_that_of_the_differences_and_without_any_that_of_pgr():
     assert one.tests < two.tests
 
 
+def test_power_of_differences_has_no_part_of_cells_without_a_baseline():
+    loud = Spread(examples=0.02, interaction=0.0, between=0.1, seeds=3, n=600)
+    own = [cell("t", 0.4), cell("t", 0.5, method="logconf", base=0.4)]
+    assert power([*own, cell("u", 0.5, method="logconf", noise=loud)]) == power(own)
+    alone = power([cell("t", 0.4), cell("u", 0.5, method="logconf", noise=loud)])
+    assert (alone.of, alone.cells) == ("distance of a PGR from a fixed number", 2)
+
+
 def test_power_says_nothing_where_nothing_is_known_of_seeds():
     alone = Spread(examples=0.002, interaction=0.0, between=0.0, seeds=1, n=600)
     assert power([cell("t", 0.4, noise=alone)]) is None

@@ -170,10 +170,11 @@ def _tests(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def power(cells: Sequence[Cell], metric: str = "accuracy") -> Power | None:
-    """By the cells that compare a method with the baseline, or by all where there is one method; None where no cell of
-    several seeds has a PGR. The diagnostic selection has no part in it."""
+    """By the cells that compare a method with the baseline, or by all where none does; None where no cell of several
+    seeds has a PGR. The diagnostic selection has no part in it."""
     usable = [c for c in cells if c.selection != "oracle" and c.measured(metric).noise is not None]
-    compared = [cell for cell in usable if not cell.is_baseline]
+    # Where the baseline was not planned a cell has the noise of its own PGR, which is no difference's.
+    compared = [cell for cell in usable if not cell.is_baseline and cell.measured(metric).pgr_difference.known]
     of = "distance of a PGR from a fixed number"
     if compared:
         methods = list(dict.fromkeys(cell.method for cell in compared))
