@@ -14,15 +14,14 @@ from xml.dom import minidom
 
 import numpy as np
 import pytest
+from made_cells import read  # type: ignore[import-not-found]
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from w2s.analyze import figures
 from w2s.analyze.figures import calibration, colours, frame, look, scale, short_count
 from w2s.analyze.figures.look import ink_on, lean, lightness, names, wrapped
-from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.stats import absent
-from w2s.analyze.reading.rows import load
 from w2s.analyze.reading.selection import taken
 from w2s.errors import SpecError
 
@@ -46,11 +45,6 @@ METHODS = {
 def styled():
     with figures.style():
         yield
-
-
-def read(made):
-    rows = load(made.name, made.root)
-    return rows, aggregate(rows)
 
 
 KEPT: dict[str, Any] = {}  # intervals of many cells take long: made by the first test that asks
