@@ -417,7 +417,8 @@ def test_tasks_are_counted_beside_a_median_only_where_some_are_left_out(syntheti
 
 
 def test_training_shows_accuracy_against_ground_truth_and_against_weak_labels(selected):
-    figure = one(*selected, "curves-movie").figure
+    rows, cells = selected
+    figure = one(rows, cells, "curves-movie").figure
     titles = [axes._left_title.get_text() for axes in figure.axes]
     assert titles[:3] == ["training loss", "ground-truth accuracy (test)", "weak-label accuracy (val)"]
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 1.02 * 80)}  # steps stand below each other
