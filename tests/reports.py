@@ -78,7 +78,8 @@ def read(made):
 
 
 def made_page(made, **given):
-    return page(*read(made), PICTURES, **given)
+    rows, cells, document = read(made)
+    return page(rows, cells, document, PICTURES, **given)
 
 
 def contents(html):

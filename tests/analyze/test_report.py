@@ -166,11 +166,11 @@ def test_what_would_be_too_much_is_left_out_and_said(synthetic):
     def noise(example):  # does not compress
         return "".join(hashlib.sha256(f"{example} {i}".encode()).hexdigest() for i in range(30))
 
-    parts = read(enrich(synthetic(seeds=[0]).fill(), text=noise))
+    rows, cells, document = read(enrich(synthetic(seeds=[0]).fill(), text=noise))
     limit = 10_000_000
     pages = []
     while True:
-        pages.append(page(*parts, PICTURES, limit_bytes=limit))
+        pages.append(page(rows, cells, document, PICTURES, limit_bytes=limit))
         size = len(pages[-1].encode())
         assert size <= limit or "2 of 2 figures" in pages[-1]
         if size > limit:
