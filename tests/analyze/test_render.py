@@ -137,7 +137,7 @@ def test_a_partial_sweep_renders_and_says_what_is_missing(synthetic, sketched):
     text = (made.root / "sweeps" / "one" / "table.md").read_text()
     assert "2/3" in text
     assert "failed: weak weak-3l on movie, seed 2: out of memory" in text
-    assert "blocked: 2 steps" in text
+    assert "blocked: student strong-20l of weak-3l on movie, xent, seed 2; student" in text
     assert rendered.problems == []
     assert len(rendered.unfinished) == 2
     assert "% not finished: failed: weak" in (made.root / "sweeps" / "one" / "table.tex").read_text()

@@ -277,7 +277,11 @@ def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, ope
     notice = " ".join(texts(page, "#summary .notice"))
     places = "[...document.querySelectorAll('#summary .notice, #summary .findings')].map((one) => one.className)"
     assert page.run(places)[-1] == "findings"  # who reads the numbers knows first what is not in them
-    for word in ("failed: weak weak-3l on movie, seed 2: out of memory", "blocked: 2 steps", "missing: 1 step"):
+    for word in (
+        "failed: weak weak-3l on movie, seed 2: out of memory",
+        "blocked: student strong-20l of weak-3l",
+        "missing: ceiling",
+    ):
         assert word in notice
     assert "8 of 12 runs done" in texts(page, ".facts span")
     to_run(page, "failed")

@@ -66,7 +66,8 @@ class _Baselines:
         self._origin: dict[str, Any] = getattr(rows, "origin", {})
         self._names = {m: str(self._origin[m].method) if m in self._origin else m for m in methods}
         if wanted is not None and wanted not in (*methods, *self._names.values()):
-            raise SpecError(f"baseline: the sweep has no method {wanted!r}{nearest(wanted, self._names.values())}")
+            known = dict.fromkeys([*self._names.values(), *methods])
+            raise SpecError(f"baseline: the sweep has no method {wanted!r}{nearest(wanted, known)}")
         self._wanted = wanted or (self._names[methods[0]] if methods else "")
         self._exact = wanted in methods and wanted not in self._names.values()  # one of a merge's own names
         self._known = [m for m in methods if m == self._wanted or (self._names[m] == self._wanted and not self._exact)]

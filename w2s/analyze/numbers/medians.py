@@ -177,8 +177,12 @@ def power(cells: Sequence[Cell], metric: str = "accuracy") -> Power | None:
     compared = [cell for cell in usable if not cell.is_baseline and cell.measured(metric).pgr_difference.known]
     of = "distance of a PGR from a fixed number"
     if compared:
-        methods = list(dict.fromkeys(cell.method for cell in compared))
-        of = f"difference of {methods[0] if len(methods) == 1 else 'a method'} from {compared[0].baseline}"
+        methods = {cell.method for cell in compared}
+        baselines = {cell.baseline for cell in compared}
+        of = (
+            f"difference of {methods.pop() if len(methods) == 1 else 'a method'} "
+            f"from {baselines.pop() if len(baselines) == 1 else 'its baseline'}"
+        )
     noises = [noise for cell in compared or usable if (noise := cell.measured(metric).noise) and noise.seeds > 1]
     if not noises:
         return None
