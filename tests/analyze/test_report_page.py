@@ -12,7 +12,7 @@ from browser import PHONE, Browser, Page, install_hint, program  # type: ignore[
 from reports import HOSTILE, PICTURES, enrich, made_page  # type: ignore[import-not-found]
 
 NAME = "<b onmouseover=alert(3)>strong</b></script><script>alert(4)</script>"
-pytestmark = pytest.mark.skipif(program() is None, reason=install_hint)
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(program() is None, reason=install_hint)]
 FIRST = "#sheets .sheet:first-child"
 SEEDS = "#sheets .sheet:last-child"
 
