@@ -26,6 +26,7 @@ test: lint types
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m recipe
 	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

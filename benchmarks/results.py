@@ -144,8 +144,8 @@ def load(results: Path) -> None:
     print(json.dumps({"rows": len(found.frame), "read": seen[-1][0], "load_s": taken, "progress": len(seen) - 1}))
 
 
-def child(words: list[str]) -> tuple[float, float, str]:
-    """(seconds, peak MiB, what it prints) of a process. SystemExit if it fails."""
+def child(words: list[str]) -> tuple[float, float, float, str]:
+    """(seconds, CPU seconds of it and its own processes, peak MiB, what it prints). SystemExit if it fails."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, str(HERE), *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -154,7 +154,7 @@ def child(words: list[str]) -> tuple[float, float, str]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} ended with {process.returncode}:\n{printed[-2000:]}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024, printed
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, printed
 
 
 def main(artifacts: int, runs: int) -> None:
@@ -163,7 +163,7 @@ def main(artifacts: int, runs: int) -> None:
         results = Path(made) / "results"
         child(["fill", str(artifacts), str(results)])
         for what in ("for the first time", "again", f"{ADDED} of them made anew"):
-            found: list[tuple[float, float]] = []
+            found: list[list[float]] = []
             printed = ""
             for _ in range(runs):
                 if what == "for the first time":
@@ -171,12 +171,12 @@ def main(artifacts: int, runs: int) -> None:
                 elif what != "again":
                     child(["replace", str(artifacts), str(results)])
                 *numbers, printed = child(["load", str(artifacts), str(results)])
-                found.append((numbers[0], numbers[1]))
-            taken = [seconds for seconds, _ in found]
+                found.append(numbers)
+            taken, cpu, peaks = zip(*found, strict=True)
             told = json.loads(printed)
             print(
                 f"{what:25} median {statistics.median(taken):6.2f} s, min {min(taken):.2f}, max {max(taken):.2f}, "
-                f"peak {max(peak for _, peak in found):4.0f} MiB ({runs} runs); "
+                f"CPU {statistics.median(cpu):.1f} s, peak {max(peaks):4.0f} MiB ({runs} runs); "
                 f"{told['rows']} rows, {told['read']} predictions read",
                 flush=True,
             )

@@ -7,10 +7,22 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.cells import Cell, Measured
 from w2s.analyze.numbers.stats import Estimate, absent
-from w2s.analyze.reading.rows import CELL_KEYS, ROLES
+from w2s.analyze.reading.rows import CELL_KEYS, ROLES, load
 from w2s.analyze.tables import document
+
+AGGREGATED: dict[object, list[Cell]] = {}
+
+
+def read(made):
+    """Rows and cells of a synthetic sweep; those of another that holds the same have the same cells, made once."""
+    rows = load(made.name, made.root)
+    held = made.accuracy, tuple(digest for digest, node in made.plan.nodes.items() if made.store.has(node.kind, digest))
+    if held not in AGGREGATED:
+        AGGREGATED[held] = aggregate(rows)
+    return rows, list(AGGREGATED[held])
 
 
 def estimate(value, half=0.025, seeds=3, n=1000):

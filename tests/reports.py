@@ -70,10 +70,16 @@ def enrich(made, text="Text number {i}", manifest=lambda node: {}):
     return made
 
 
-def made_page(made, **given):
+def read(made):
+    """Rows, cells and document of a made-up sweep."""
     rows = load(made.name, made.root)
     cells = aggregate(rows)
-    return page(rows, cells, compose(rows, cells), PICTURES, **given)
+    return rows, cells, compose(rows, cells)
+
+
+def made_page(made, **given):
+    rows, cells, document = read(made)
+    return page(rows, cells, document, PICTURES, **given)
 
 
 def contents(html):

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from tampering import rewrite  # type: ignore[import-not-found]
 
 from w2s.analyze.numbers import spread, stats
 from w2s.analyze.numbers.aggregate import aggregate
@@ -151,6 +152,28 @@ def test_seeds_with_different_test_sets_are_not_pooled(synthetic):
     ]
 
 
+def test_seeds_of_several_data_sets_with_equal_tests_are_pooled_whichever_could_be_read(synthetic):
+    """As in a plan put together by hand: the planner gives all seeds of a task one data set."""
+    made = synthetic(accuracy=wide_gap).fill()
+    other = synthetic(split_seed=1, accuracy=wide_gap, name="other")
+    other.sizes = other.sizes.model_copy(update={"transfer": 30})
+    other.fill()
+    path = made.root / "sweeps" / "one" / "plan.json"
+    plan = json.loads(path.read_text())
+    strange = json.loads((made.root / "sweeps" / "other" / "plan.json").read_text())
+    plan["steps"] += strange["steps"]
+    plan["cells"] = [c for c in plan["cells"] if c["seed"] < 1] + [c for c in strange["cells"] if c["seed"] > 0]
+    path.write_text(json.dumps(plan))
+    for cell in cells_of(made):
+        assert cell.auroc.pgr.seeds == cell.accuracy.pgr.seeds == 3
+        assert cell.label_accuracy.reason == "transfer sets differ: the seeds cannot be pooled"
+    (data,) = made.digests("data movie")
+    (made.store.path("materialize", data) / "test.parquet").unlink()
+    for cell in cells_of(made):
+        assert cell.auroc.pgr.seeds == cell.accuracy.pgr.seeds == 2
+        assert cell.label_accuracy.seeds == 2
+
+
 def test_nothing_run_yet_has_reasons_everywhere(synthetic):
     cells = cells_of(synthetic())
     assert len(cells) == 2
@@ -240,6 +263,25 @@ def test_auroc_of_three_classes_is_absent_and_says_why(synthetic, tmp_path):
         assert getattr(cell.auroc, name).reason == "AUROC needs two classes"
     assert cell.left_out("auroc") == "AUROC needs two classes"
     assert math.isnan(cell.auroc.p)
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_auroc_of_test_examples_of_one_class_is_absent_and_says_why(synthetic, seeds):
+    made = synthetic(seeds=seeds, accuracy=wide_gap).fill()
+    (data,) = made.digests("data movie")
+    rewrite(made.store.path("materialize", data) / "test.parquet", label=[0] * 200)
+    for cell in cells_of(made):
+        for name in MEASURED:
+            assert getattr(cell.auroc, name).reason == "AUROC needs examples of both classes"
+        assert cell.left_out("auroc") == "AUROC needs examples of both classes"
+        assert math.isnan(cell.auroc.p)
+        assert cell.accuracy.student.known
+
+
+def test_an_auroc_without_a_mistake_is_bounded_by_its_classes(synthetic):
+    cell = cells_of(synthetic(accuracy=lambda node: 3.0).fill())[0]
+    assert cell.auroc.ceiling.value == 1.0
+    assert cell.auroc.ceiling.low == pytest.approx(0.025 ** (1 / 100))  # of 200 examples, half of each class
 
 
 def test_p_values_are_corrected_over_tasks(synthetic):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -169,9 +170,30 @@ def test_a_number_that_only_one_has_is_a_change(two):
     assert math.isnan(change.second)
     assert math.isinf(change.difference)
     assert change.beyond is None
+    assert change.alone
     assert not found.exact
     assert len(found.problems) == 1
     assert digest in found.problems[0]
+
+
+def test_what_only_one_has_is_no_other_number_of_the_same_run(two):
+    """Negative control: `test_numbers_beyond_noise`, where both have another one."""
+    a, b = two()
+    (digest,) = b.digests("xent, seed 1")
+    shutil.rmtree(b.store.path("train", digest))
+    found = compared(a, b)
+    assert found.numbers
+    assert all(change.alone and not change.same_run for change in found.numbers)
+    assert (found.rows_changed, found.cells) == (0, [])
+
+
+def test_what_both_have_comes_before_what_only_one_has(two):
+    a, b = two((better(0.70), better(0.702)))
+    (digest,) = b.digests("xent, seed 1")
+    shutil.rmtree(b.store.path("train", digest))
+    alone = [change.alone for change in compared(a, b).numbers]
+    assert set(alone) == {False, True}
+    assert alone == sorted(alone)
 
 
 def test_what_is_not_finished_is_counted(synthetic):

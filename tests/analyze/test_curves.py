@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from made_cells import read  # type: ignore[import-not-found]
 
 from w2s.analyze.figures import curves, style, training
-from w2s.analyze.numbers.aggregate import aggregate
-from w2s.analyze.reading.rows import load
 
 
 def histories(made, steps=80):
@@ -23,11 +22,6 @@ def histories(made, steps=80):
             text = "".join(json.dumps(line) + "\n" for line in [*lines, *lies])
             (made.store.path("train", digest) / "history.jsonl").write_text(text)
     return made
-
-
-def read(made):
-    rows = load(made.name, made.root)
-    return rows, aggregate(rows)
 
 
 def table(made, digest, name):

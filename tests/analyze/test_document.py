@@ -142,7 +142,7 @@ def test_medians_say_how_many_tasks_entered_and_why_others_did_not():
     (few,) = of_kind(composed(*tasks[:5]), "medians")
     assert texts(few)[0][2:4] == ["0.20", "5"]
     assert "Left out" not in heads(few)
-    assert few.notes[-1] == "An interval over tasks needs 6 of them."
+    assert few.notes[-1] == "A 95 % interval of a median needs at least 6 tasks."
     (none,) = of_kind(composed(cell("flat", accuracy=flat), cell("other", accuracy=flat)), "medians")
     assert texts(none)[0][2:] == ["no gap", "0/2", "-", "-", "-", "no gap (2)"]
     assert "Medians over tasks leave out 2 of 8 lines: no gap (1), weak at chance (1)." in made.sentences
@@ -275,6 +275,31 @@ def test_sentences_say_what_holds():
     assert sentences.sentences([], "accuracy") == ["The sweep has no cells."]
 
 
+def test_a_single_task_is_named_in_the_sentences_since_no_narrow_table_has_a_column_for_it():
+    assert said(XENT, replace(LOGCONF, task=XENT.task)).startswith("Task movie: 1,000 test examples, 3 seeds.")
+    assert said(XENT, cell("amazon")).startswith("1,000 test examples, 3 seeds.")
+
+
+def test_steps_in_the_notes_are_explained_where_an_evaluation_was_taken():
+    assert "optimizer steps" not in said(XENT)
+    assert "The notes name the optimizer steps" in said(XENT, replace(XENT, selection="weak_val"))
+
+
+def test_a_difference_says_what_it_is_from():
+    final = [XENT, LOGCONF]
+    (one,) = of_kind(composed(*final), "differences")
+    assert one.notes[0].startswith("Method - xent (the baseline). p is two-sided")
+    chosen = [replace(found, selection="weak_val") for found in final]
+    (selected,) = of_kind(composed(*final, *chosen), "differences")
+    assert selected.notes[0].startswith("Method - xent (the baseline), both under the same selection. p is")
+    merged = [replace(f, method=f"{f.method} [b]", baseline="xent [b]") for f in final]
+    (several,) = of_kind(composed(*final, *merged), "differences")
+    assert several.notes[0].startswith("Method - its baseline. p is")
+    more = [replace(found, task="amazon") for found in (*final, *merged)]
+    (contests,) = of_kind(composed(*final, *merged, *more), "contests")
+    assert contests.notes[0].startswith("Method - its baseline over tasks")
+
+
 def test_reasons_are_explained_only_where_they_occur():
     assert "No gap:" not in said(XENT)
     assert "At chance:" not in said(XENT)
@@ -297,17 +322,17 @@ WHAT = "to see a difference of logconf from xent as small as 0.1 in PGR (80 % po
     [
         (
             {},
-            "would need about 12 seeds at 600 test examples, or about 9,000 test examples at 3 seeds, " + WHAT + ".",
+            "would take about 12 seeds at 600 test examples, or about 9,000 test examples at 3 seeds, " + WHAT + ".",
         ),
         (
             {"tests": math.inf},
-            f"would need about 12 seeds at 600 test examples, or about 5 seeds with 1,000 test examples, {WHAT}; "
+            f"would take about 12 seeds at 600 test examples, or about 5 seeds with 1,000 test examples, {WHAT}; "
             "more test examples alone would not do.",
         ),
         (
             {"seeds": math.inf, "tests": math.inf},
-            f"would need about 5 seeds with 1,000 test examples {WHAT}; more seeds or more test examples alone would "
-            "not do.",
+            f"would take about 5 seeds with 1,000 test examples {WHAT}; more seeds alone or more test examples alone "
+            "would not do.",
         ),
         (
             dict.fromkeys(("seeds", "tests", "both_seeds", "both_tests"), math.inf),

@@ -14,15 +14,14 @@ from xml.dom import minidom
 
 import numpy as np
 import pytest
+from made_cells import read  # type: ignore[import-not-found]
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from w2s.analyze import figures
-from w2s.analyze.figures import calibration, colours, look, scale, short_count
+from w2s.analyze.figures import calibration, colours, frame, look, scale, short_count
 from w2s.analyze.figures.look import ink_on, lean, lightness, names, wrapped
-from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.stats import absent
-from w2s.analyze.reading.rows import load
 from w2s.analyze.reading.selection import taken
 from w2s.errors import SpecError
 
@@ -48,11 +47,6 @@ def styled():
         yield
 
 
-def read(made):
-    rows = load(made.name, made.root)
-    return rows, aggregate(rows)
-
-
 KEPT: dict[str, Any] = {}  # intervals of many cells take long: made by the first test that asks
 
 
@@ -69,7 +63,8 @@ def selected(chosen):
     """Three models, two methods, three selections, evaluated during training."""
     if "selected" not in KEPT:
         made = chosen(models=["pythia-70m", "pythia-410m", "pythia-1.4b"], seeds=[0, 1])
-        KEPT["selected"] = read(with_history(made.fill()))
+        rows, cells = read(with_history(made.fill()))
+        KEPT["selected"] = rows, [with_pgr(cell, 0.5, 0.1, 0.9) for cell in cells]  # two seeds leave no gap
     return KEPT["selected"]
 
 
@@ -79,6 +74,11 @@ def pair(chosen):
     if "pair" not in KEPT:
         KEPT["pair"] = read(with_history(chosen().fill()))
     return KEPT["pair"]
+
+
+def with_pgr(cell, value, low, high):
+    pgr = dataclasses.replace(cell.accuracy.pgr, value=value, low=low, high=high, reason="")
+    return dataclasses.replace(cell, accuracy=dataclasses.replace(cell.accuracy, pgr=pgr))
 
 
 def with_history(made):
@@ -92,6 +92,16 @@ def with_history(made):
 
 def drawn(rows, cells, **asked):
     return {named.name: named for named in figures.figures(rows, cells, **asked)}
+
+
+def one(rows, cells, name, **asked):
+    """The figure of this name; those after it are not made."""
+    return next(named for named in figures.figures(rows, cells, **asked) if named.name == name)
+
+
+def said_by(figure: Figure) -> str:
+    """All that a figure says, in one line."""
+    return " ".join(text.get_text().replace("\n", " ") for text in all_texts(figure))
 
 
 def image(figure: Figure, ending: str) -> bytes:
@@ -161,8 +171,8 @@ def test_two_models_one_task(synthetic):
 
 
 def test_over_tasks_come_first_then_kind_by_kind(synthetic):
-    made = synthetic(tasks=["movie", "amazon"], models=["pythia-70m", "pythia-410m", "pythia-1.4b"]).fill()
-    found = drawn(*read(made))
+    models = ["pythia-70m", "pythia-410m", "pythia-1.4b"]
+    found = drawn(*read(synthetic(tasks=["movie", "amazon"], models=models, methods=["xent"], seeds=[0]).fill()))
     each = [f"{kind}-{task}" for kind in figures.KINDS if kind != "curves" for task in ("movie", "amazon")]
     assert list(found) == ["accuracy", "pgr", "heat", *each]
     assert [(n.kind, n.task) for n in found.values()][:4] == [
@@ -203,9 +213,8 @@ def test_unknown_words_are_refused_before_anything_is_drawn(synthetic, what, wor
 
 
 def test_auroc_is_drawn_and_named(synthetic):
-    rows, cells = read(synthetic(models=["pythia-70m", "pythia-410m", "pythia-1.4b"]).fill())
-    found = drawn(rows, cells, metric="auroc")
-    said = " ".join(text.get_text() for text in all_texts(found["accuracy-movie"].figure))
+    rows, cells = read(synthetic(models=["pythia-70m", "pythia-410m", "pythia-1.4b"], seeds=[0]).fill())
+    said = said_by(one(rows, cells, "accuracy-movie", metric="auroc").figure)
     assert "AUROC" in said
     assert "accuracy" not in said
     cells = [dataclasses.replace(cell, auroc=none_of(cell)) for cell in cells]
@@ -275,6 +284,31 @@ def test_labels_of_an_axis_overlap_unless_they_are_moved(twelve, monkeypatch):
     assert overlaps(named.figure, all_texts(named.figure))
 
 
+# -- sizes of figures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["pair", "selected"])
+def test_figures_of_few_models_fit_the_text_of_a_page_at_their_own_size(request, which):
+    for named in drawn(*request.getfixturevalue(which)).values():
+        width, height = named.figure.get_size_inches()
+        assert width <= look.PAGE_IN + 0.4, named.name  # labels of methods are as long as they are
+        assert height <= look.PAGE_HIGH_IN + 0.4, named.name
+
+
+def test_panels_are_narrower_then_fewer_side_by_side_and_what_is_too_high_stays_wide():
+    sizes = frame.Sizes(3.0, 2.0, left=0.5, right=0.1, head=0.3, foot=0.3, between=0.2)
+    assert list(frame.fitted(2, 2, sizes, 1.0)) == pytest.approx([2, (look.PAGE_IN - 0.8) / 2])
+    assert frame.fitted(2, 1, sizes, 1.0) == (1, 3.0)  # no wider than asked for
+    assert frame.fitted(3, 3, sizes, 2.5)[0] == 2
+    assert frame.fitted(4, 2, sizes, 3.0)[0] == 2  # four rows are higher than a page
+    assert frame.fitted(4, 2, sizes, 3.0)[1] == 3.0
+
+
+def test_letters_are_as_large_as_a_paper_wants_them(selected):
+    for named in drawn(*selected).values():
+        assert min(float(text.get_fontsize()) for text in all_texts(named.figure)) >= 7.0, named.name
+
+
 # -- sizes that are not known ------------------------------------------------------------------------------------------
 
 
@@ -301,8 +335,8 @@ def test_sizes_in_training_flops(synthetic):
     cells = [
         dataclasses.replace(c, weak_flops=flops[c.weak_model], student_flops=flops[c.student_model]) for c in cells
     ]
-    figure = drawn(rows, cells, size="flops")["accuracy-movie"].figure
-    assert "training FLOPs of the student" in [axes.get_xlabel() for axes in figure.axes]
+    figure = one(rows, cells, "accuracy-movie", size="flops").figure
+    assert [text.get_text() for text in figure.texts].count("training FLOPs of the student") == 1  # below all panels
     labels = [text.get_text().strip() for text in figure.axes[0].get_xticklabels()]
     assert labels == ["2.0e14", "3.0e15", "4.0e16"]
 
@@ -334,7 +368,7 @@ def test_a_ladder_has_a_panel_for_each_method_and_selection(selected):
 
 def test_a_line_starts_at_the_supervisor_and_the_ceiling_is_dashed(synthetic):
     rows, cells = read(synthetic(models=["pythia-70m", "pythia-410m", "pythia-1.4b"], methods=["xent"]).fill())
-    axes = drawn(rows, cells)["accuracy-movie"].figure.axes[0]
+    axes = one(rows, cells, "accuracy-movie").figure.axes[0]
     values = [(line.get_linestyle(), [round(float(y), 6) for y in line.get_ydata()]) for line in axes.lines]
     ceilings = [cell.accuracy.ceiling.value for cell in cells if cell.weak_model == "pythia-70m"]
     assert ("--", [round(value, 6) for value in ceilings]) in values
@@ -350,29 +384,64 @@ def test_every_interval_says_95_percent(pair):
         assert "3 seeds" in said
 
 
+@pytest.mark.parametrize("which", ["pair", "twelve"])
+def test_intervals_that_go_on_beyond_the_view_end_in_arrows_and_others_do_not(request, which):
+    rows, cells = request.getfixturevalue(which)
+    few = [cell for cell in cells if cell.selection == "final" and set(cell.pair) <= {*TWELVE[:4], *cells[0].pair}]
+
+    def arrows(figure):
+        return sorted(line.get_marker() for axes in figure.axes for line in axes.lines if line.get_marker() in [*"<>"])
+
+    within = one(rows, [with_pgr(cell, 0.5, 0.1, 0.9) for cell in few], "pgr-movie").figure
+    beyond = one(rows, [with_pgr(cell, 0.5, -4.0, 9.0) for cell in few], "pgr-movie").figure
+    assert "arrows" not in said_by(within)
+    assert "arrows: on beyond -1 or 2" in said_by(beyond)
+    assert arrows(within) == []
+    if which == "pair":
+        assert arrows(beyond) == ["<", "<", ">", ">"]
+    else:
+        ends = [float(y) for axes in beyond.axes for line in axes.lines if line.get_marker() == "^"
+                for y in line.get_ydata()]  # fmt: skip
+        assert ends.count(2.0) == len(few)
+
+
+def test_tasks_are_counted_beside_a_median_only_where_some_are_left_out(synthetic):
+    rows, cells = read(synthetic(seeds=[0], methods=["xent"]).fill())
+    cells = [with_pgr(dataclasses.replace(cells[0], task=task, notes=()), 0.5, 0.1, 0.9) for task in "abc"]
+    assert "3 tasks against" not in said_by(one(rows, cells, "pgr").figure)
+    assert "of 3 tasks" not in said_by(one(rows, cells, "pgr").figure)
+    gone = dataclasses.replace(cells[0].accuracy, pgr=absent("no gap: ceiling - weak = 0.001"))
+    said = said_by(one(rows, [dataclasses.replace(cells[0], accuracy=gone), *cells[1:]], "pgr").figure)
+    assert "medians over 2 of 3 tasks" in said
+    assert "0.50  2 of 3 tasks" in said
+
+
+def test_training_shows_accuracy_against_ground_truth_and_against_weak_labels(selected):
+    rows, cells = selected
+    figure = one(rows, cells, "curves-movie").figure
+    titles = [axes._left_title.get_text() for axes in figure.axes]
+    assert titles[:3] == ["training loss", "ground-truth accuracy (test)", "weak-label accuracy (val)"]
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 1.02 * 80)}  # steps stand below each other
+
+
 def test_a_heat_map_says_why_there_is_no_number(synthetic):
     made = synthetic(models=["pythia-70m", "pythia-410m", "pythia-1.4b"], methods=["xent"])
     students = made.digests("student pythia-1.4b of pythia-410m")
     rows, cells = read(made.fill(leave_out=students))
     pairs = {cell.pair: cell.accuracy.pgr for cell in cells}
-    texts = [text.get_text() for text in drawn(rows, cells)["heat-movie"].figure.axes[0].texts]
+    texts = [text.get_text() for text in one(rows, cells, "heat-movie").figure.axes[0].texts]
     assert "missing" in texts
     assert f"{pairs['pythia-70m', 'pythia-1.4b'].value:.2f}" in texts
     none = dataclasses.replace(cells[0].accuracy, pgr=absent("no gap: ceiling - weak = 0.001"))
-    texts = [
-        text.get_text()
-        for text in drawn(rows, [dataclasses.replace(cells[0], accuracy=none), *cells[1:]])["heat-movie"]
-        .figure.axes[0]
-        .texts
-    ]
-    assert "no gap" in texts
+    cells = [dataclasses.replace(cells[0], accuracy=none), *cells[1:]]
+    assert "no gap" in [text.get_text() for text in one(rows, cells, "heat-movie").figure.axes[0].texts]
 
 
 def test_what_has_no_pgr_is_counted_in_its_panel(synthetic):
     made = synthetic(models=["pythia-70m", "pythia-160m", "pythia-410m", "pythia-1.4b"], methods=["xent"])
     students = made.digests("student pythia-1.4b of pythia-410m")
     rows, cells = read(made.fill(leave_out=students))
-    texts = [text.get_text() for text in drawn(rows, cells)["pgr-movie"].figure.axes[0].texts]
+    texts = [text.get_text() for text in one(rows, cells, "pgr-movie").figure.axes[0].texts]
     assert any("student missing: 1" in text for text in texts)
 
 
@@ -381,7 +450,7 @@ def test_medians_over_tasks_leave_out_tasks_that_are_not_complete(synthetic):
     gone = dataclasses.replace(cells[0].accuracy, student=absent("student failed"))
     cells = [dataclasses.replace(cells[0], task=task) for task in ("movie", "amazon")]
     cells.append(dataclasses.replace(cells[0], task="imdb", accuracy=gone))
-    figure = drawn(rows, cells)["accuracy"].figure
+    figure = one(rows, cells, "accuracy").figure
     said = " ".join(text.get_text() for text in figure.texts)
     assert "over 2 tasks" in said
     assert "1 of 3 tasks left out: not complete" in said
@@ -451,16 +520,19 @@ def test_texts_are_wrapped_and_long_words_broken():
     lines = wrapped("one two three " + "w" * 200, 2.0)
     assert "".join(lines).replace(" ", "") == "onetwothree" + "w" * 200
     assert all(look.width_in(line) <= 2.0 for line in lines)
+    assert wrapped("a_method_whose_name_is_long", 1.2) == ["a_method_whose_", "name_is_long"]
 
 
 def test_the_same_store_gives_the_same_files(selected):
     rows, cells = selected
+    cells = [cell for cell in cells if cell.method == "xent" and cell.selection != "weak_val"]
     first = {n.name: (image(n.figure, "png"), image(n.figure, "svg")) for n in figures.figures(rows, cells)}
     again = {n.name: (image(n.figure, "png"), image(n.figure, "svg")) for n in figures.figures(rows, cells)}
+    assert len({name.partition("-")[0] for name in first}) == len(figures.KINDS)
     assert first == again
     svgs = [svg for _, svg in first.values()]
     assert not any(re.search(rb"\d{4}-\d\d-\d\d|matplotlib v", data) for data in svgs)
-    assert max(map(len, svgs)) < 150_000
+    assert max(map(len, svgs)) < 100_000
 
 
 def test_lean_svg_is_the_same_drawing(synthetic):

@@ -137,6 +137,19 @@ def test_equal_methods_make_no_p_value_and_no_warning():
     assert math.isnan(found.wilcoxon_p)
 
 
+def test_the_last_digit_makes_no_win_and_no_warning():
+    cells = [cell(t, 0.0) for t in "abc"]
+    for task, last in zip("abc", (0.0, 1e-17, -1e-17), strict=True):
+        cells.append(cell(task, 0.0 + last, method="logconf", base=0.0))
+    (found,) = contests(cells)
+    assert (found.wins, found.ties, found.losses) == (0, 3, 0)
+    nearly = [cell(t, 0.0) for t in "ab"]
+    nearly += [cell(t, d, method="logconf", base=0.0) for t, d in zip("ab", (0.3, 0.1 + 0.2), strict=True)]
+    (found,) = contests(nearly)
+    assert found.wins == 2
+    assert math.isnan(found.t_p)
+
+
 def test_power_is_that_of_the_differences_and_without_any_that_of_pgr():
     quiet = Spread(examples=0.0005, interaction=0.0, between=0.0002, seeds=3, n=600)
     one = power([cell("t", 0.4, noise=quiet)])
@@ -146,6 +159,14 @@ def test_power_is_that_of_the_differences_and_without_any_that_of_pgr():
     assert (two.cells, two.present_seeds, two.present_tests) == (1, 3, 600)
     assert one.seeds < two.seeds
     assert one.tests < two.tests
+
+
+def test_power_of_differences_has_no_part_of_cells_without_a_baseline():
+    loud = Spread(examples=0.02, interaction=0.0, between=0.1, seeds=3, n=600)
+    own = [cell("t", 0.4), cell("t", 0.5, method="logconf", base=0.4)]
+    assert power([*own, cell("u", 0.5, method="logconf", noise=loud)]) == power(own)
+    alone = power([cell("t", 0.4), cell("u", 0.5, method="logconf", noise=loud)])
+    assert (alone.of, alone.cells) == ("distance of a PGR from a fixed number", 2)
 
 
 def test_power_says_nothing_where_nothing_is_known_of_seeds():

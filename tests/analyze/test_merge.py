@@ -67,6 +67,46 @@ def test_a_run_that_both_have_counts_once(two):
     assert len(same.frame) == 6
 
 
+@pytest.mark.parametrize("lacking", ["xent, seed 0", "xent", "weak"])
+def test_a_row_taken_from_the_second_sweep_stands_where_the_first_planned_it(synthetic, lacking):
+    """So that the baseline stays the first method, whatever is damaged or not there yet in the first sweep."""
+    a = synthetic(folder="x")
+    a.fill(leave_out=[d for d in a.plan.nodes if lacking in a.plan.nodes[d].title])
+    b = synthetic(folder="y").fill()
+    found = merge.load([a.root / "sweeps" / "one", b.root / "sweeps" / "one"], a.root)
+    alone = rows.load("one", b.root)
+    assert found.frame.drop(columns="sweep").equals(alone.frame.drop(columns="sweep"))
+    assert aggregate(found) == aggregate(alone)
+
+
+def test_rows_and_cells_of_a_digest_with_two_predictions_have_those_of_the_first(synthetic):
+    """As of one sweep on two machines, which may differ in their last digits, where the first is not finished."""
+    a = synthetic(folder="x", methods=["logconf", "xent"])
+    a.fill(leave_out=a.digests("ceiling") + a.digests("xent"))
+    b = synthetic(folder="y", methods=["xent", "logconf"], accuracy=lambda node: 0.7).fill()
+    found = merge.load([a.root / "sweeps" / "one", b.root / "sweeps" / "one"], a.root)
+    (first, second) = (rows.load("one", made.root).frame for made in (a, b))
+    ours, theirs = (found.frame[found.frame.method == method] for method in ("logconf", "xent"))
+    own = first[first.method == "logconf"]
+    assert [ours[f"{role}_accuracy"].tolist() for role in ("weak", "student")] == [
+        own[f"{role}_accuracy"].tolist() for role in ("weak", "student")
+    ]
+    assert ours.agreement.tolist() == own.agreement.tolist()
+    assert theirs.weak_accuracy.tolist() == own.weak_accuracy.tolist()  # in a row that only the second has whole
+    assert theirs.student_accuracy.tolist() == second[second.method == "xent"].student_accuracy.tolist()
+    assert set(found.frame.ceiling_status) == {"done"}
+    for cell in aggregate(found):
+        of_cell = found.frame[found.frame.method == cell.method]
+        for role in ("weak", "student", "ceiling"):
+            assert getattr(cell.accuracy, role).value == pytest.approx(of_cell[f"{role}_accuracy"].mean())
+        for name in ("agreement", "label_accuracy"):
+            assert getattr(cell, name).value == pytest.approx(of_cell[name].mean())
+        gap = of_cell.ceiling_accuracy - of_cell.weak_accuracy
+        recovered = (of_cell.student_accuracy - of_cell.weak_accuracy) / gap
+        assert of_cell.pgr.tolist() == pytest.approx(recovered.where(gap > 0).tolist(), nan_ok=True)
+    assert found.frame.dtypes.equals(first.dtypes)
+
+
 def test_a_single_sweep_is_given_back_as_it_is(two):
     a, _ = two()
     found = merged(a)

@@ -8,6 +8,7 @@ import math
 import shutil
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas
 import pytest
@@ -136,7 +137,7 @@ def test_a_partial_sweep_renders_and_says_what_is_missing(synthetic, sketched):
     text = (made.root / "sweeps" / "one" / "table.md").read_text()
     assert "2/3" in text
     assert "failed: weak weak-3l on movie, seed 2: out of memory" in text
-    assert "blocked: 2 steps" in text
+    assert "blocked: student strong-20l of weak-3l on movie, xent, seed 2; student" in text
     assert rendered.problems == []
     assert len(rendered.unfinished) == 2
     assert "% not finished: failed: weak" in (made.root / "sweeps" / "one" / "table.tex").read_text()
@@ -214,6 +215,24 @@ def test_a_full_disk_is_no_problem_of_a_figure(synthetic, monkeypatch):
     assert (made.root / "sweeps" / "one" / "table.md").exists()
 
 
+def test_a_results_folder_that_may_not_be_written_to_is_named_with_what_helps(synthetic, monkeypatch):
+    made = synthetic().fill()
+
+    def refused(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    with pytest.raises(MachineError, match=r"one: may not be written to; copy the results folder"):
+        render("one", made.root)
+
+
+def test_a_folder_in_the_way_of_a_table_is_named(synthetic, sketched):
+    made = synthetic().fill()
+    (made.root / "sweeps" / "one" / "table.md").mkdir()
+    with pytest.raises(MachineError, match=r"table\.md: a folder stands where a file is needed; move it away"):
+        render("one", made.root)
+
+
 def test_a_file_in_the_way_of_the_figures_is_named_and_the_tables_are_there(synthetic, sketched):
     made = synthetic().fill()
     (made.root / "sweeps" / "one" / "figures").write_text("a file")
@@ -221,6 +240,17 @@ def test_a_file_in_the_way_of_the_figures_is_named_and_the_tables_are_there(synt
     assert len(rendered.problems) == 1
     assert "figures: a file stands where a folder is needed; move it away" in rendered.problems[0]
     assert sorted(path.name for path in rendered.paths) == TABLES
+
+
+def test_a_baseline_of_a_merge_is_named_as_in_its_tables(synthetic, sketched):
+    """Negative control: the same name means nothing to one sweep alone."""
+    synthetic(name="a").fill()
+    made = synthetic(name="b", recipe={"lr": 1e-3}).fill()
+    rendered = render(["a", "b"], made.root, baseline="xent [b]")
+    assert {cell.baseline for cell in rendered.cells} == {"xent [b]"}
+    for names, baseline in ((["b"], "xent [b]"), (["a", "b"], "xnt [b]"), (["a", "b"], "xent [c]")):
+        with pytest.raises(SpecError, match=r"^baseline: the sweep has no method"):
+            render(names, made.root, baseline=baseline)
 
 
 def test_several_sweeps_go_into_a_folder_that_is_no_sweeps(synthetic, sketched):

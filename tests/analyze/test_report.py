@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -11,12 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from reports import COMMIT, HOSTILE, contents, enrich, made_page, records  # type: ignore[import-not-found]
+from reports import COMMIT, HOSTILE, PICTURES, contents, enrich, made_page, read, records  # type: ignore[import-not-found]
 
 from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.stats import absent
 from w2s.analyze.reading import merge
 from w2s.analyze.reading.rows import load
-from w2s.analyze.reading.selection import Taken
+from w2s.analyze.reading.selection import Taken, variant
 from w2s.analyze.report import page
 from w2s.analyze.report.examples import drawn_order
 from w2s.analyze.report.history import curves
@@ -49,11 +51,11 @@ def test_packs_hold_what_went_in_and_are_the_same_each_time():
 
 def test_the_same_store_gives_the_same_page_and_another_another(synthetic):
     first, second = (enrich(synthetic(folder=name).fill(reverse=name == "b")) for name in "ab")
-    pages = [made_page(made).replace(str(made.root), "ROOT") for made in (first, second)]
+    pages = [made_page(made) for made in (first, second)]
     unpacked = [json.dumps({k: str(v) for k, v in contents(html).items()}) for html in pages]
     assert unpacked[0].replace(str(first.root), "ROOT") == unpacked[1].replace(str(second.root), "ROOT")
-    assert made_page(first) == made_page(first)
-    assert made_page(first) != made_page(enrich(synthetic(folder="c", accuracy=lambda node: 0.7).fill()))
+    assert made_page(first) == pages[0]
+    assert pages[0] != made_page(enrich(synthetic(folder="c", accuracy=lambda node: 0.7).fill()))
 
 
 def test_the_policy_names_the_only_style_and_script_by_their_hashes(synthetic):
@@ -82,16 +84,16 @@ def test_nothing_hostile_stands_in_the_page_as_markup(synthetic):
 def test_each_manifest_and_history_is_read_once_and_each_file_of_predictions_at_most(synthetic, monkeypatch):
     made = enrich(synthetic().fill())
     rows = load("one", made.root)
-    read: Counter[str] = Counter()
+    reads: Counter[str] = Counter()
     tables: Counter[tuple[str, str]] = Counter()
     real_manifest, real_text, real_table = Store.manifest, Path.read_text, Store.read_table
 
     def manifest(self, kind, digest):
-        read[digest] += 1
+        reads[digest] += 1
         return real_manifest(self, kind, digest)
 
     def text(self, *given, **named):
-        read[str(self)] += self.name == "history.jsonl"
+        reads[str(self)] += self.name == "history.jsonl"
         return real_text(self, *given, **named)
 
     def table(self, kind, digest, name, columns=None):
@@ -105,8 +107,8 @@ def test_each_manifest_and_history_is_read_once_and_each_file_of_predictions_at_
     told = []
     runs = gather(rows, lambda what, done, total: told.append((what, done, total)))
     trained = [digest for digest, node in made.plan.nodes.items() if node.kind == "train"]
-    assert {digest: read[digest] for digest in runs.order} == dict.fromkeys(runs.order, 1)
-    assert sum(count for name, count in read.items() if name.endswith("history.jsonl")) == len(trained)
+    assert {digest: reads[digest] for digest in runs.order} == dict.fromkeys(runs.order, 1)
+    assert sum(count for name, count in reads.items() if name.endswith("history.jsonl")) == len(trained)
     assert set(tables.values()) == {1}
     looked_at = [d for d, own in zip(runs.order, runs.facts, strict=True) if own.role in ("weak", "student", "data")]
     assert sorted(digest for digest, _ in tables) == sorted(looked_at)
@@ -164,11 +166,11 @@ def test_what_would_be_too_much_is_left_out_and_said(synthetic):
     def noise(example):  # does not compress
         return "".join(hashlib.sha256(f"{example} {i}".encode()).hexdigest() for i in range(30))
 
-    made = enrich(synthetic().fill(), text=noise)
+    rows, cells, document = read(enrich(synthetic(seeds=[0]).fill(), text=noise))
     limit = 10_000_000
     pages = []
     while True:
-        pages.append(made_page(made, limit_bytes=limit))
+        pages.append(page(rows, cells, document, PICTURES, limit_bytes=limit))
         size = len(pages[-1].encode())
         assert size <= limit or "2 of 2 figures" in pages[-1]
         if size > limit:
@@ -232,7 +234,8 @@ def test_the_summary_has_a_line_for_each_pair_while_they_are_few(synthetic, chos
 
     given = {"models": MODELS, "tasks": ["movie", "amazon"], "selections": ["oracle", "final"], "seeds": [0]}
     made = chosen(**given, accuracy=accuracy)
-    many = findings(aggregate(load("one", made.fill().root)), "accuracy")
+    cells = aggregate(load("one", made.fill().root))
+    many = findings(cells, "accuracy")
     assert [(line.who, line.diagnostic) for line in many] == [
         ("xent", False),
         ("logconf", False),
@@ -241,6 +244,13 @@ def test_the_summary_has_a_line_for_each_pair_while_they_are_few(synthetic, chos
     ]
     assert all(line.basis.startswith("median of 3 pairs, each a median over tasks") for line in many)
     assert all(len(line.dots) == 3 and line.marks is None for line in many)
+    gone = dataclasses.replace(cells[0].accuracy, pgr=absent("no gap: ceiling - weak = 0.001"))
+    fewer = findings([dataclasses.replace(cells[0], accuracy=gone), *cells[1:]], "accuracy")
+    bases = {line.who: line.basis for line in fewer}
+    assert bases.pop(variant(cells[0].method, cells[0].selection)).startswith(
+        "median of 3 pairs, each a median over the tasks that could enter"
+    )
+    assert all("over tasks" in basis for basis in bases.values())
 
 
 def test_several_sweeps_are_each_told_how_to_be_made_again(synthetic):

@@ -12,7 +12,7 @@ from browser import PHONE, Browser, Page, install_hint, program  # type: ignore[
 from reports import HOSTILE, PICTURES, enrich, made_page  # type: ignore[import-not-found]
 
 NAME = "<b onmouseover=alert(3)>strong</b></script><script>alert(4)</script>"
-pytestmark = pytest.mark.skipif(program() is None, reason=install_hint)
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(program() is None, reason=install_hint)]
 FIRST = "#sheets .sheet:first-child"
 SEEDS = "#sheets .sheet:last-child"
 
@@ -235,9 +235,34 @@ def test_each_run_has_a_page_with_its_lineage_training_and_examples(synthetic, o
     page.run("document.querySelector('#run .back a').click()")
     page.until("!document.getElementById('overview').hidden")
     assert page.run("document.title") == "one · w2s"
+    follow(page, f"{SEEDS} tbody td:nth-child(6) a")
+    page.run("document.querySelector('.top a[href=\"#figures\"]').click()")
+    page.until("!document.getElementById('overview').hidden")
+    assert page.run("Math.abs(document.getElementById('figures').getBoundingClientRect().top) < innerHeight")
     page.run("location.hash = '#run/0123456789ab'")
     page.until("!document.getElementById('run').hidden")
     assert texts(page, "#run h1") == ["This report has no run 0123456789ab"]
+
+
+def test_the_way_back_leads_to_the_link_that_was_followed(synthetic, opened):
+    page = opened(made_page(enrich(synthetic().fill())))
+    page.run(f"document.querySelector('{SEEDS} tbody td:nth-child(6) a').focus()")
+    page.press("Enter", 13, "\r")
+    page.until("!document.getElementById('run').hidden")
+    assert page.run("document.activeElement.id") == "run"
+    left = page.run("location.hash")
+    page.run("history.back()")
+    page.until("!document.getElementById('overview').hidden")
+    assert page.run("document.activeElement.hash") == left
+
+
+def test_the_evaluations_that_were_selected_are_named(chosen, opened):
+    page = opened(made_page(enrich(chosen(seeds=[0]).fill())))
+    to_run(page, "xent")
+    (said,) = [text for text in texts(page, "#run .hint") if text.startswith("Dashed")]
+    assert re.fullmatch(
+        r"Dashed: the evaluations that were selected \(step \d+ by weak_val, step \d+ by oracle\)\.", said
+    )
 
 
 def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, opened):
@@ -250,7 +275,13 @@ def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, ope
     made.store.log_path(weak).write_text("".join(f"line {i}\n" for i in range(2000)))
     page = opened(made_page(enrich(made)))
     notice = " ".join(texts(page, "#summary .notice"))
-    for word in ("failed: weak weak-3l on movie, seed 2: out of memory", "blocked: 2 steps", "missing: 1 step"):
+    places = "[...document.querySelectorAll('#summary .notice, #summary .findings')].map((one) => one.className)"
+    assert page.run(places)[-1] == "findings"  # who reads the numbers knows first what is not in them
+    for word in (
+        "failed: weak weak-3l on movie, seed 2: out of memory",
+        "blocked: student strong-20l of weak-3l",
+        "missing: ceiling",
+    ):
         assert word in notice
     assert "8 of 12 runs done" in texts(page, ".facts span")
     to_run(page, "failed")
@@ -263,6 +294,7 @@ def test_a_partial_sweep_shows_what_failed_is_blocked_and_missing(synthetic, ope
     to_run(page, "blocked")
     page.until("document.querySelector('#run h1').textContent.startsWith('student')")
     assert "Blocked: needs weak weak-3l on movie, seed 2, which failed" in texts(page, "#run .bad")[0]
+    assert "No examples: the student has no predictions that could be read." in texts(page, "#run p")
     to_run(page, "missing")
     page.until("document.querySelector('#run h1').textContent.startsWith('ceiling')")
     assert texts(page, "#run .warn") == ["Missing: not run yet"]

@@ -109,8 +109,9 @@ def test_failed_blocked_and_missing_keep_their_rows(synthetic):
     assert rows.unfinished == [
         "failed: weak weak-3l on movie, seed 0: the loss is not finite at step 12 "
         f"(`w2s show {weak[:12]}` has the log)",
-        "blocked: 2 steps (needs weak weak-3l on movie, seed 0, which failed)",
-        "missing: 1 step (not run yet)",
+        "blocked: student strong-20l of weak-3l on movie, xent, seed 0; student strong-20l of weak-3l on movie, "
+        "logconf, seed 0 (needs weak weak-3l on movie, seed 0, which failed)",
+        "missing: ceiling strong-20l on movie, seed 1 (not run yet)",
     ]
 
 
@@ -159,6 +160,16 @@ def not_listed(path):
 
 def of_another_step(path):
     measured(path.parent.parent, digest="0" * 64)
+
+
+def of_no_step(path):
+    manifest = json.loads((path.parent.parent / "manifest.json").read_text())
+    del manifest["digest"]
+    (path.parent.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+def of_another_kind(path):
+    measured(path.parent.parent, kind="features")
 
 
 def gone(path):
@@ -218,6 +229,8 @@ HARMS = {
     a_folder: "cannot be read",
     no_manifest: "no readable manifest.json",
     of_another_step: "belongs to another step",
+    of_no_step: "belongs to another step, or to none",
+    of_another_kind: "belongs to another step",
     one_id_changed: "1 example ids not asked for",
     one_id_twice: "1 example ids repeated",
     a_null_id: "1 example ids not asked for",
@@ -391,7 +404,10 @@ def test_what_needs_a_damaged_step_and_is_not_there_is_blocked(synthetic):
     row = rows.frame.set_index("method").loc["logconf"]
     assert (row.weak_status, row.student_status) == ("damaged", "blocked")
     assert row.student_reason == "needs weak weak-3l on movie, seed 0, which is damaged"
-    assert rows.unfinished == ["blocked: 1 step (needs weak weak-3l on movie, seed 0, which is damaged)"]
+    assert rows.unfinished == [
+        "blocked: student strong-20l of weak-3l on movie, logconf, seed 0 (needs weak weak-3l on movie, seed 0, which "
+        "is damaged)"
+    ]
 
 
 def test_standings_list_the_store_and_open_no_manifest(synthetic, monkeypatch):

@@ -163,6 +163,20 @@ def test_a_changed_file_is_read_again_and_found_damaged(synthetic):
     assert load("one", made.root).problems == []
 
 
+def test_a_file_changed_in_place_is_seen_even_if_its_time_is_set_back(synthetic):
+    """As by tools that copy or unpack with the time they were given."""
+    made = synthetic().fill()
+    load("one", made.root)
+    (digest,) = made.digests("logconf, seed 1")
+    file = made.store.path("train", digest) / "predictions" / "test.parquet"
+    content, before = file.read_bytes(), file.stat()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_mtime_ns, after.st_size, after.st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
+    assert load("one", made.root).standing[digest].status == "damaged"
+
+
 def test_a_manifest_that_is_damaged_later_is_seen(synthetic):
     made = synthetic().fill()
     load("one", made.root)

@@ -219,6 +219,52 @@ def test_all_right_has_the_exact_bound_not_a_width_of_zero():
     assert stats.mean(Measure(np.zeros((2, 100), dtype=bool))).high == pytest.approx(1 - exact.low)
 
 
+def constant(value, n, seeds=3):
+    return Measure(np.full((seeds, n), value))
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 400])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_what_never_varies_has_the_exact_bound_in_every_contrast(n, seeds):
+    """A resample of examples that are all alike has no spread, and says nothing of those that were not seen."""
+    right, wrong = constant(True, n, seeds), constant(False, n, seeds)
+    far = float(scipy_stats.binomtest(n, n).proportion_ci(method="exact").low)
+    apart, equal = stats.difference(right, wrong), stats.difference(right, constant(True, n, seeds))
+    assert (apart.value, apart.low, apart.high) == pytest.approx((1.0, 2 * far - 1, 1.0))
+    assert (equal.value, equal.low, equal.high) == pytest.approx((0.0, far - 1, 1 - far))
+    assert stats.p_value(right, wrong) == pytest.approx(scipy_stats.binomtest(n, n).pvalue)  # the sign test
+    assert (apart.low > 0) == (stats.p_value(right, wrong) < 0.05)
+    assert stats.pgr(wrong, right, right).known == (n > 5)  # five examples are no gap, however wide it looks
+
+
+def test_a_student_that_is_right_where_its_supervisor_is_has_a_pgr_with_an_interval():
+    unseen = 1 - 0.025 ** (1 / 1000)
+    for student, value in ((600, 0.0), (800, 1.0)):
+        found = stats.pgr(first(600), first(student), first(800))
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (value, value - unseen / 0.2, value + unseen / 0.2)
+        )
+        assert stats.pgr_noise(first(600), first(student), first(student), first(800)) is None
+
+
+@pytest.mark.parametrize("ones", [1, 5, 30])
+def test_an_auroc_without_a_mistake_has_the_bound_of_its_pairs(ones):
+    y = (np.arange(40) < ones).astype(int)
+    perfect = Measure(placements(y, y)[None], trials=min(ones, 40 - ones))
+    level = Measure(placements(0 * y, y)[None], trials=min(ones, 40 - ones))
+    far = 0.025 ** (1 / min(ones, 40 - ones))
+    assert (stats.mean(perfect).low, stats.mean(perfect).high) == pytest.approx((far, 1.0))
+    assert (stats.mean(level).low, stats.mean(level).high) == pytest.approx((far / 2, 1 - far / 2))
+    found = stats.difference(perfect, level)
+    assert (found.low > 0) == (stats.p_value(perfect, level) < 0.05) == (ones > 5)
+
+
+def test_two_seeds_of_one_example_have_numbers():
+    x = Measure(np.array([[True], [False]]))
+    assert not math.isnan(stats.mean(x).low)
+    assert not math.isnan(stats.p_value(x, Measure(np.array([[False], [False]]))))
+
+
 # -- coverage, simulated --------------------------------------------------------------------------------------------
 
 
@@ -296,7 +342,8 @@ def test_the_interval_of_pgr_is_finite_wherever_there_is_a_gap():
 
 def test_pgr_difference_is_zero_with_itself_and_signed_otherwise():
     same = stats.pgr_difference(first(600), first(750), first(750), first(800))
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    unseen = 1 - 0.025 ** (1 / 1000)  # what a thousand equal answers do not exclude, over a gap of 0.2
+    assert (same.value, same.low, same.high) == pytest.approx((0.0, -unseen / 0.2, unseen / 0.2))
     found = stats.pgr_difference(first(600), first(750), first(700), first(800))
     assert found.value == pytest.approx(0.25)
     assert found.low > 0
@@ -405,6 +452,16 @@ def test_a_share_of_a_handful_stays_between_zero_and_one():
     among[0, :2] = hit[0, 0] = True
     found = stats.share(Measure(hit), Measure(among), "none")
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_a_share_of_all_or_none_has_the_exact_bound_by_those_marked(count):
+    among = np.arange(100)[None] < np.full((2, 1), count)
+    exact = scipy_stats.binomtest(count, count).proportion_ci(method="exact").low
+    found = stats.share(Measure(among), Measure(among.copy()), "none")
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, exact, 1.0))
+    found = stats.share(Measure(among & False), Measure(among), "none")
+    assert (found.value, found.low, found.high) == pytest.approx((0.0, 0.0, 1 - exact))
 
 
 def test_an_absent_estimate_excludes_nothing():

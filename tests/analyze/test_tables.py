@@ -55,6 +55,14 @@ def test_a_hostile_name_stays_in_its_place_in_markdown():
     assert "\x1b" not in text
 
 
+def test_latex_says_which_characters_pdflatex_does_not_know():
+    """Negative control: it sets letters with accents, and typographic quotes and dashes."""
+    usual = composed(replace(XENT, task="Müller \u2013 „ř“ …"), LOGCONF, unfinished=["a β in a comment"])
+    assert "LuaLaTeX" not in latex.latex(usual)
+    lines = latex.latex(composed(replace(XENT, task="βδ 中 ü ħ"), LOGCONF)).splitlines()
+    assert lines[2] == "% and LuaLaTeX or XeLaTeX, with a font that has ħ β δ 中, at which pdfLaTeX stops"
+
+
 def test_a_hostile_name_stays_in_its_place_in_latex():
     text = latex.latex(hostile())
     assert r"\textless{}i\textgreater{}\$x\$ \& 50\% {[}l{]}(u)\textbackslash{} \{\}\textasciitilde{}" in text
@@ -99,6 +107,16 @@ def test_a_long_latex_table_goes_over_pages():
     assert wide.count(r"\begin{table}") == wide.count(r"\end{table}") > 8
     assert wide.count(latex.SHRUNK) == wide.count(r"\begin{table}")
     assert all(sum(f"{name} " in line for line in wide.splitlines()) >= 1 for name in names)
+
+
+def test_students_of_a_matrix_that_is_too_wide_are_named_from_bottom_to_top():
+    """Negative control: a matrix with room for its names has them as every table."""
+    names = [f"qwen-{size}b-instruct" for size in range(1, 12)]
+    pairs = [replace(XENT, student_model=name, student_params=place) for place, name in enumerate(names)]
+    text = latex.latex(composed(*pairs))
+    heads = " & ".join(rf"\rotatebox{{90}}{{{name}}}" for name in names)
+    assert rf"\toprule{chr(10)}Supervisor & {heads} \\{chr(10)}\midrule" in text
+    assert "rotatebox" not in latex.latex(composed(*pairs[:3]))
 
 
 @pytest.mark.skipif(which("pdflatex") is None, reason="needs pdflatex: apt-get install texlive-latex-recommended")
@@ -163,6 +181,9 @@ def test_medians_csv_has_both_metrics_and_the_contest():
     assert pd.isna(frame.wins[0])
     assert (frame.compared_tasks[1], frame.wins[1], frame.losses[1]) == (2, 2, 0)
     assert frame.compared_left_out[1] == "no gap: 1"
+    assert frame.notes.isna().all()
+    frame = read(exports.medians_csv([replace(found, selection="oracle") for found in GOLDEN]))
+    assert list(frame.notes) == ["diagnostic: chosen on test"] * 4
 
 
 def test_rows_parquet_has_the_same_types_whatever_is_there(synthetic):

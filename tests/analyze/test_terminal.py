@@ -34,6 +34,11 @@ def ladder(tasks=("movie", "amazon"), models=5, methods=("xent", "logconf", "har
     ]
 
 
+def test_the_first_line_says_whose_results_these_are():
+    assert shown(80, XENT, question="Does it | work?").splitlines()[0].endswith(": Does it | work?")
+    assert ":" not in shown(80, XENT).splitlines()[0]
+
+
 def test_a_wide_terminal_has_one_line_for_each_cell():
     lines = shown(170, XENT, LOGCONF).splitlines()
     found = [line for line in lines if "xent" in line and "0.800" in line]

@@ -116,10 +116,11 @@ def test_nothing_planned_yet(lab, ask):
 def test_a_damaged_artifact_is_named_left_out_and_exit_code_1(lab, done):
     node = lab.node("student small of tiny on movie, logconf, seed 1")
     (lab.store.path("train", node.digest) / "predictions" / "test.parquet").write_bytes(b"PAR1")
-    code, out, _ = done("results")
+    code, out, err = done("results")
     assert code == 1
     assert node.digest in out
     assert "1/2" in out
+    assert err == "w2s: 1 problem, named under the tables\n"
 
 
 def test_a_figure_that_cannot_be_made_is_exit_code_1_with_all_tables(lab, done, monkeypatch):
@@ -192,6 +193,14 @@ def test_watching_ends_where_what_is_left_failed_or_is_blocked_and_keeps_the_exi
     assert watch(["made_up"], lab.results, 7.0, lambda: 1, sleep=None) == 1
     assert "8 of 9 steps done, 1 failed" in capsys.readouterr().err
     assert standing(["made_up"], lab.results)[node.digest] == "failed"
+
+
+@pytest.mark.parametrize("plan", ["{", "[]", '{"cells": []}', '{"steps": 3}', '{"steps": [1]}', '{"steps": [{}]}'])
+def test_watching_a_damaged_plan_says_so(lab, done, plan):
+    (lab.results / "sweeps" / "made_up" / "plan.json").write_text(plan)
+    code, out, err = done("results", "made_up", "--watch")
+    assert (code, out) == (1, "")
+    assert "plan.json: damaged" in err
 
 
 def test_watch_from_the_command_line(lab, done):
@@ -301,6 +310,7 @@ def test_compare_exact(lab, done, tmp_path):
     code, out, _ = done(*words, "--exact")
     assert (code, out.splitlines()[-1]) == (1, "exact: the numbers are not the same")
     assert "not finished in" in out
+    assert "numbers    none differs\nabsent     9 numbers of these rows only one of the two has\n" in out
     more = another(lab, "more", seeds=("seeds: [0, 1]", "seeds: [0]"))
     assert done("sweep", more)[0] == 0
     assert done("compare", "made_up", "more", "--exact")[0] == 1  # no number differs, but rows are missing
@@ -348,6 +358,28 @@ def test_cells_stand_on_lines_of_their_own_where_the_terminal_is_narrow():
     assert wide[-1].endswith(row[-1])
     narrow = results._by_cell(head, [row], 40, ())
     assert narrow[-1] == f"{row[-1]}\n  +0.1"
+    another = ("-0.1", "movie, another model -> a model with a long name")
+    narrow = results._by_cell(head, [row, row, another, row], 40, ())
+    assert "\n".join(narrow[2:]) == f"{row[-1]}\n  +0.1\n  +0.1\n{another[-1]}\n  -0.1\n{row[-1]}\n  +0.1"
+
+
+def test_values_of_both_sweeps_are_cut_alike_where_the_terminal_is_narrow():
+    head, short, long = ("field", "a", "b"), "x" * 10, "y" * 90
+    assert results._values(head, [("size", long, short)], None)[-1].split() == ["size", long, short]
+    assert results._values(head, [("size", short, long)], 40)[-1] == f"size   {short}  {'y' * 18}..."
+    assert results._values(head, [("size", long, short)], 40)[-1] == f"size   {'y' * 18}...  {short}"
+    both = results._values(head, [("size", long, long)], 40)[-1]
+    assert both == f"size   {'y' * 12}...  {'y' * 12}..."
+
+
+def test_a_comparison_fits_a_narrow_terminal(lab, done, monkeypatch):
+    more = another(lab, "more", seeds=("seeds: [0, 1]", "seeds: [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]"))
+    assert done("sweep", more)[0] == 0
+    monkeypatch.setattr("w2s.cli.terminal.width", lambda: 60)
+    code, out, _ = done("compare", "made_up", "more")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 60
+    assert "10, 11, 12, 13, 14, 15, 16: xent; logconf" in " ".join(out.split())
 
 
 def test_requirements_are_in_the_words_of_the_command_line(lab, done):

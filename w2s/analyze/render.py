@@ -15,6 +15,7 @@ costs nothing else. Refuses, before anything is read, names, a baseline, a metri
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ def render(
     composed = composed_of(found, cells, metric)
     problems: list[str] = []
     drawn: dict[str, Picture] = {}
-    with disk_errors(found.folder):
+    with disk_errors(found.folder), _writable(found.folder):
         found.folder.mkdir(parents=True, exist_ok=True)
         paths = _tables(found, cells, composed)
         with _made(problems, "figures"):
@@ -127,8 +128,10 @@ def require(
             f"metric: auroc needs two classes, and every task has more: {document.one_line(several)}; take accuracy"
         )
     methods = {str(cell.get("method")) for cell in cells}
-    if baseline is not None and methods and baseline not in methods:
-        problems.append(f"baseline: the sweep has no method {baseline!r}{nearest(baseline, methods)}")
+    # What a merge calls `xent [SWEEP]` is known when it has been read, and `aggregate` refuses what is not there.
+    bare = baseline if baseline is None or len(folders) < 2 else baseline.partition(" [")[0]
+    if bare is not None and methods and bare not in methods:
+        problems.append(f"baseline: the sweep has no method {baseline!r}{nearest(bare, methods)}")
     if problems:
         raise SpecError(problems)
     return folders
@@ -138,6 +141,19 @@ def _planned(folder: Path) -> list[dict[str, Any]]:
     """The cells of a plan; none where it is damaged, which reading the sweep tells."""
     cells = (read_json(folder / "plan.json") or {}).get("cells")
     return [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """What is read and what is written are one results folder, so another `--results` alone would help nobody."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise MachineError(
+            f"{folder}: may not be written to; copy the results folder to where you may, and give that with --results"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -212,6 +228,8 @@ def _remove_stale(folder: Path, kept: Sequence[Path]) -> None:
 
 
 def _replace(path: Path, content: bytes) -> Path:
+    if path.is_dir():
+        raise MachineError(f"{path}: a folder stands where a file is needed; move it away")
     part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         part.write_bytes(content)

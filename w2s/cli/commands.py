@@ -230,7 +230,8 @@ def compare(
     """Show what changed between two sweeps: cells, what runs were asked, numbers, and where they ran.
 
     Rows of the same task, models, method, selection and seed are compared; a difference is held against the noise of
-    the test examples where both were measured on the same ones.
+    the test examples where both were measured on the same ones. The exit code is 1 where an artifact is damaged; it is
+    named and left out.
 
     Arguments:
       FIRST                a sweep's name, its YAML file or its folder

@@ -5,6 +5,7 @@ Progress goes to standard error, after two seconds: in place on a terminal, in p
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ def report(
     with Progress(STAGES) as told:
         rendered = render(names, results, baseline, metric, size, told)
     _show(rendered)
+    if (count := len(rendered.problems)) and not sys.stdout.isatty():  # who reads a file or a pipe later, if at all
+        print(f"w2s: {count} {'problem' if count == 1 else 'problems'}, named under the tables", file=sys.stderr)
     return 1 if rendered.problems else 0
 
 
@@ -73,7 +76,10 @@ def watch(
 
 
 def standing(names: Sequence[str | Path], results: Path) -> dict[str, str]:
-    """What became of every step of the sweeps, by digest: done, failed, blocked or missing, running ones included."""
+    """What became of every step of the sweeps, by digest: done, failed, blocked or missing, running ones included.
+
+    Nothing of a damaged plan: whoever shows it says what is wrong.
+    """
     from w2s.analyze.reading import merge, rows
     from w2s.analyze.reading.standing import standings
     from w2s.disk import read_json
@@ -81,9 +87,10 @@ def standing(names: Sequence[str | Path], results: Path) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for folder in merge.locate(names, results):
-        steps = (read_json(folder / "plan.json") or {}).get("steps", [])
         store = Store(rows.locate(folder, results)[1] / "store")
-        found |= {digest: state.status for digest, state in standings(steps, store).items()}
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            steps = (read_json(folder / "plan.json") or {})["steps"]
+            found |= {digest: state.status for digest, state in standings(steps, store).items()}
     return found
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 EVERY_S = 10.0
 SHOWN = 20  # lines of each part of a comparison
 SHOWN_CHARS = 48  # of a value
+LEAST_CHARS = 8  # of a value where the terminal is narrow
+SUMMARY = " " * 11  # before what stands below the first line of a sentence of the summary
 VERDICTS = {True: "beyond noise", False: "within noise", None: ""}
 
 
@@ -81,7 +83,10 @@ def compare(first: str, second: str, folder: Path, other: Path | None, exact: bo
         except SpecError as error:
             problems += [line for line in error.problems if line not in problems]
     if len(folders) == 2 and folders[0].resolve() == folders[1].resolve():
-        problems.append(f"compare: {first} and {second} are one sweep; name another, or give --other-results")
+        problems.append(
+            f"compare: {first} and {second} are one sweep of one results folder; name another, or give another folder "
+            "with --other-results"
+        )
     if problems:
         raise SpecError(problems)
     with Progress() as told:
@@ -107,17 +112,18 @@ def compare(first: str, second: str, folder: Path, other: Path | None, exact: bo
 def lines(found: Comparison, names: Sequence[str], room: int | None) -> list[str]:
     """A comparison for a person: a summary first, then each part with its largest changes first."""
     first, second = map(clean, names)
-    said = [f"{first} -> {second}", "", *_summary(found, first, second)]
+    said = [f"{first} -> {second}", ""]
+    said += [part for line in _summary(found, first, second) for part in terminal.wrapped(line, SUMMARY, room)]
     said += _part("Numbers, cell by cell: accuracy of the student", _cells(found.cells, first, second, room), 2)
     said += _part("Numbers, row by row", _numbers(found.numbers, first, second, room), 2)
     for place, name in enumerate((first, second)):
-        said += _part(f"Only in {name}", _only(found.only[place]))
+        said += _part(f"Only in {name}", _only(found.only[place]), room=room)
     asked = [(str(c.runs), c.role, c.path, shown(c.first), shown(c.second)) for c in found.fields]
-    said += _part("What runs were asked", _table(("runs", "of", "field", first, second), asked, room, ("runs",)), 2)
+    said += _part("What runs were asked", _values(("runs", "of", "field", first, second), asked, room, ("runs",)), 2)
     written = [(path, shown(a), shown(b)) for path, (a, b) in found.written.items()]
-    said += _part("What the sweeps' files say", _table(("field", first, second), written, room), 2)
-    around = [(path, _values(v.first), _values(v.second)) for path, v in found.environment.items()]
-    said += _part("Where runs ran", _table(("field", first, second), around, room), 2)
+    said += _part("What the sweeps' files say", _values(("field", first, second), written, room), 2)
+    around = [(path, _counted(v.first), _counted(v.second)) for path, v in found.environment.items()]
+    said += _part("Where runs ran", _values(("field", first, second), around, room), 2)
     return said
 
 
@@ -128,22 +134,26 @@ def _summary(found: Comparison, first: str, second: str) -> list[str]:
     said = [f"in both    {_count(found.rows, 'row')}: {runs}{unknown}" if found.rows else "in both    no row"]
     if any(alone):
         said.append(f"in one     {_count(alone[0], 'row')} only in {first}, {alone[1]} only in {second}")
-    count = _count(len(found.numbers), "number")
-    said.append(
-        f"numbers    {found.rows_changed} of {_count(found.rows, 'row')} differ, in {count}"
-        if found.numbers
-        else f"numbers    {'none differs' if found.rows else 'nothing to compare'}"
-    )
+    alone_count = sum(change.alone for change in found.numbers)
+    differ = len(found.numbers) - alone_count
+    if differ:
+        rows = f"{found.rows_changed} of {_count(found.rows, 'row')}"
+        said.append(f"numbers    {rows} differ, in {_count(differ, 'number')}")
+    else:
+        said.append(f"numbers    {'none differs' if found.rows else 'nothing to compare'}")
+    if alone_count:
+        said.append(f"absent     {_count(alone_count, 'number')} of these rows only one of the two has")
     if found.tested:
         beyond = sum(change.beyond is True for change in found.numbers)
         said.append(
-            f"noise      {beyond} of {_count(found.tested, 'difference')} that can be tested are beyond that of the "
-            "test examples (of 20 without a true difference, one is)"
+            f"noise      {beyond} of {_count(found.tested, 'difference')} that can be tested are beyond the noise of "
+            "the test examples; where nothing truly differs, 1 in 20 is"
         )
     same = sum(change.same_run for change in found.numbers)
     if same:
         said.append(
-            f"warning    {_count(same, 'number')} differ between runs of one digest: `w2s verify` checks both stores"
+            f"warning    {_count(same, 'number')} differ though the digests of the runs are equal; `w2s verify` checks "
+            "a store"
         )
     said.append(f"asked      {_count(len(found.fields), 'field')} of runs, {len(found.written)} of the files differ")
     said.append(f"ran        {_count(len(found.environment), 'field')} of the environment differ")
@@ -161,13 +171,14 @@ def _only(cells: Mapping[Key, Sequence[int]]) -> list[str]:
     return [f"{pair}, {seeds}: {'; '.join(variants)}" for (pair, seeds), variants in together.items()]
 
 
-def _part(head: str, body: Sequence[str], skip: int = 0) -> list[str]:
-    """A head and its lines, the first SHOWN of them; `skip`: lines that a table begins with."""
+def _part(head: str, body: Sequence[str], skip: int = 0, room: int | None = None) -> list[str]:
+    """A head and its lines, the first SHOWN of them; `skip`: lines that a table begins with. Long lines are broken."""
     count = len(body) - skip
     if count <= 0:
         return []
     more = [f"and {count - SHOWN} more"] if count > SHOWN else []
-    return ["", f"{head} ({count})", *body[: SHOWN + skip], *more]
+    broken = [part for line in body[: SHOWN + skip] for part in terminal.wrapped(line, "  ", room)]
+    return ["", f"{head} ({count})", *broken, *more]
 
 
 def _table(
@@ -176,13 +187,30 @@ def _table(
     return terminal.table(head, rows, right, room) if rows else []
 
 
+def _values(
+    head: Sequence[str], rows: Sequence[Sequence[str]], room: int | None, right: Sequence[str] = ()
+) -> list[str]:
+    """A table whose last two columns are values of the two sweeps: where it is too wide, both are cut and not one."""
+    if room is None or not rows:
+        return _table(head, rows, room, right)
+    *before, a, b = (max(map(len, column)) for column in zip(head, *rows, strict=True))
+    free = max(room - sum(before) - 2 * len(before) - 2, 2 * LEAST_CHARS)
+    most = max(free // 2, free - b), max(free // 2, free - a)
+    short = [(*line[:-2], *(_cut(text, n) for text, n in zip(line[-2:], most, strict=True))) for line in (head, *rows)]
+    return _table(short[0], short[1:], room, right)
+
+
 def _by_cell(head: Sequence[str], rows: Sequence[Sequence[str]], room: int | None, right: Sequence[str]) -> list[str]:
     """A table whose last column is a cell's name, which stands on a line of its own where the terminal is narrow."""
     wide = _table(head, rows, None, right)
     if room is None or max(map(len, wide), default=0) <= room:
         return wide
     first, rule, *inner = _table(head[:-1], [row[:-1] for row in rows], room - 2, right)
-    named = [f"{row[-1]}\n  {line}" for row, line in zip(rows, inner, strict=True)]
+    above = ["", *(row[-1] for row in rows)]
+    named = [
+        f"  {line}" if row[-1] == before else f"{row[-1]}\n  {line}"
+        for row, line, before in zip(rows, inner, above, strict=False)
+    ]
     return [f"  {first}", f"  {rule}", *named]
 
 
@@ -225,7 +253,7 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds[:SHOWN]))}{more}"
 
 
-def _values(counts: Mapping[str, int]) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
     said = [f"{shown(value)} ({_count(count, 'step')})" for value, count in sorted(counts.items(), key=lambda x: -x[1])]
     return ", ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "") if said else "not said"
 
@@ -238,7 +266,11 @@ def shown(value: Any) -> str:
     """A value of a field as it would be written, cut where it is long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
     text = clean(text.strip('"') if text == '"not set"' else text)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
+    return _cut(text, SHOWN_CHARS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def clean(line: str) -> str:

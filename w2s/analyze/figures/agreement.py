@@ -17,6 +17,7 @@ from w2s.analyze.figures.look import names, shortened
 from w2s.analyze.figures.scale import Scale, scale
 from w2s.analyze.numbers.cells import Cell
 
+FEW_MODELS = 6  # whose sizes can be told apart on a short axis
 SIDES = {"agreement_right": "supervisor right", "agreement_wrong": "supervisor wrong"}
 
 
@@ -71,7 +72,7 @@ def _ladder(cells: Sequence[Cell], variants: dict[tuple[str, str], str], at: Sca
         remark = remark.replace(said.INTERVALS, "95 % intervals are in the tables")
     words = Words(f"{title} against student size", remark, list(look.values()), "supervisor")
     axis = lines.Axis("agreement", view=(0.0, 1.0), intervals=fits)
-    return lines.draw(words, panels, 2 if len(variants) <= 4 else 4, at, axis)
+    return lines.draw(words, panels, 4 if len(variants) > 3 and len(at.place) <= FEW_MODELS else 2, at, axis)
 
 
 def alt(cells: Sequence[Cell]) -> str:

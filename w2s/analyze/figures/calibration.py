@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from w2s.analyze.figures import said
-from w2s.analyze.figures.frame import Sizes, Words, frame, sample
+from w2s.analyze.figures.frame import Sizes, Words, fitted, frame, sample
 from w2s.analyze.figures.look import (
     DASHED,
     GREY,
@@ -39,7 +39,7 @@ from w2s.analyze.reading.selection import taken, variant
 
 MOST_PAIRS, MOST_METHODS = 4, 6
 LEAST_COUNT = 10  # predictions in a bin, for its share to be drawn
-PANEL_IN, WIDE_IN, COUNTS_IN = 2.5, 3.8, 0.7
+PANEL_IN, WIDE_IN, HIGH_IN, COUNTS_IN = 2.5, 3.8, 2.1, 0.55
 Bins = NDArray[np.float64]  # (K, 3): examples, sum of their confidence, how many are right
 
 
@@ -102,13 +102,18 @@ def _figure(cells: Sequence[Cell], drawn: dict[tuple[str, str], list[Curve]], no
     heads = {pair: (f"{models[pair[0]]} →", models[pair[1]]) for pair in drawn}
     one_line = all(width_in(" ".join(words), TEXT_PT, "bold") < PANEL_IN for words in heads.values())
     most = max(len(curves) for curves in drawn.values())
-    columns = min(len(drawn), 2 if len(drawn) == 4 else 3)
     seeds = sorted({curve.seeds for curves in drawn.values() for curve in curves})
-    remark = "; ".join([
-        f"n = {said.spread([cell.n for cell in cells if cell.n])} test examples, {said.spread(seeds)} "
-        f"seed{'' if seeds == [1] else 's'} pooled",
-        f"bins of fewer than {LEAST_COUNT} predictions are not drawn", "below: how many predictions", *notes,
-    ])  # fmt: skip
+    remark = "; ".join(
+        [
+            f"n = {said.spread([cell.n for cell in cells if cell.n])} test examples, {said.spread(seeds)} "
+            f"seed{'' if seeds == [1] else 's'} pooled",
+            f"bins of fewer than {LEAST_COUNT} predictions are not drawn",
+            "small markers: few predictions",
+            "dotted: calibrated",
+            "below: how many predictions",
+            *notes,
+        ]
+    )
     key_in = most * (height_in(1, SMALL_PT) + 0.03)
     above = 0.12 + height_in(1 if one_line else 2, TEXT_PT) + key_in
     labels = [(key.label, "normal") for curves in drawn.values() for key, _, _ in curves]
@@ -117,15 +122,17 @@ def _figure(cells: Sequence[Cell], drawn: dict[tuple[str, str], list[Curve]], no
         *(0.38 + width_in(f"{text}, ECE 0.000", SMALL_PT) for text, _ in labels),
         *(width_in(text, TEXT_PT, weight) for text, weight in bold),
     )
-    wide = WIDE_IN if columns == 1 else PANEL_IN
-    high, between = PANEL_IN + 0.12 + COUNTS_IN, max(0.75, widest - wide + 0.2)
+    wide = WIDE_IN if len(drawn) == 1 else PANEL_IN
+    high, between = HIGH_IN + 0.12 + COUNTS_IN, max(0.7, widest - wide + 0.2)
     sizes = Sizes(wide, high, left=0.62, head=above, foot=0.5, last=0.5, between=between)
+    columns = fitted(len(drawn), min(len(drawn), 2), sizes, wide)[0]
     title = f"{shortened(cells[0].task, 60)}: calibration"
     figure, made = frame(Words(title, remark), -(-len(drawn) // columns), columns, sizes, len(drawn))
-    lowest = min(_lowest(curve.bins_K3) for curves in drawn.values() for curve in curves)
+    every = [curve.bins_K3 for curves in drawn.values() for curve in curves]
+    lowest, least = min(_lowest(bins_K3) for bins_K3 in every), min(_least(bins_K3) for bins_K3 in every)
     for place, (axes, (pair, curves)) in enumerate(zip(made, drawn.items(), strict=True)):
         upper, lower = _split(figure, axes)
-        _reliability(upper, curves, lowest)
+        _reliability(upper, curves, (lowest, min(lowest, least)))
         _counts(lower, curves, lowest)
         _legend(upper, (" ".join(heads[pair]),) if one_line else heads[pair], curves)
         if place % columns == 0:
@@ -147,6 +154,12 @@ def _lowest(bins_K3: Bins) -> float:
     return float(np.flatnonzero(_drawn(bins_K3))[0] / len(bins_K3))
 
 
+def _least(bins_K3: Bins) -> float:
+    """The least share that is drawn."""
+    count_K, _, right_K = bins_K3[_drawn(bins_K3)].T
+    return float((right_K / count_K).min())
+
+
 def _split(figure: Figure, axes: Axes) -> tuple[Axes, Axes]:
     """A panel as two, one above the other: the diagram, and a low one for counts."""
     box, height = axes.get_position(), float(figure.get_figheight())
@@ -155,21 +168,20 @@ def _split(figure: Figure, axes: Axes) -> tuple[Axes, Axes]:
     return axes, figure.add_axes((box.x0, box.y0, box.width, low))
 
 
-def _reliability(axes: Axes, curves: Sequence[Curve], lowest: float) -> None:
+def _reliability(axes: Axes, curves: Sequence[Curve], corner: tuple[float, float]) -> None:
+    """`corner` is the lower left one that all panels share."""
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", zorder=1)
-    ends = [lowest]
     for curve in curves:
         count_K, confidence_K, right_K = curve.bins_K3[_drawn(curve.bins_K3)].T
         x, y = confidence_K / count_K, right_K / count_K
-        ends.append(float(y.min()))
         axes.plot(x, y, color=curve.key.colour, linestyle=curve.key.line or "-", linewidth=1.1, zorder=2)
         # A bin of few predictions says little: it is drawn small.
         area = 6 + 34 * np.sqrt(count_K / count_K.max())
         axes.scatter(
             x, y, s=area, marker=curve.key.marker, color=curve.key.colour, zorder=3, linewidths=0, clip_on=False
         )
-    axes.set_xlim(lowest - 0.01, 1.0)
-    axes.set_ylim(min(ends) - 0.02, 1.01)
+    axes.set_xlim(corner[0] - 0.01, 1.0)
+    axes.set_ylim(corner[1] - 0.02, 1.01)
     for axis in (axes.xaxis, axes.yaxis):
         few_ticks(axis, 5)
     axes.set_xticklabels([])

@@ -13,13 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from w2s.analyze.figures.frame import Sizes, Words, frame
-from w2s.analyze.figures.look import DOTTED, FAINT, GREY, SMALL_PT, TEXT_PT, Key, bracket, few_ticks, number, width_in
+from w2s.analyze.figures.look import (
+    DOTTED,
+    FAINT,
+    GREY,
+    PAGE_IN,
+    SMALL_PT,
+    TEXT_PT,
+    Key,
+    bracket,
+    few_ticks,
+    number,
+    width_in,
+)
 from w2s.analyze.figures.said import label
 from w2s.analyze.numbers.stats import Estimate
 
 LINE_IN = 0.25
 GAP = 0.5  # of a line, between blocks
-PLOT_IN = 3.2
+PLOT_IN, LEAST_IN = 3.2, 1.1
+CUT_PT = 3.8
 MOST_LINES = 48  # a figure that fits a page
 
 
@@ -56,8 +69,9 @@ def draw(words: Words, lines: Sequence[Line | None], columns: Sequence[Column]) 
         max((width_in(_said(line, place, column.digits), SMALL_PT) for line in lines if line and line.key), default=0.0)
         for place, column in enumerate(columns)
     ]
-    each = PLOT_IN if len(columns) == 1 else 2.2
     room = 0.14 + max(numbers)
+    free = (PAGE_IN - left - len(columns) * room) / len(columns) - (0.25 if len(columns) > 1 else 0.0)
+    each = max(LEAST_IN, min(free, PLOT_IN))
     foot = 0.62 if len(columns) > 1 else 0.55
     sizes = Sizes(each, LINE_IN * max(top, 2.0), left=left, right=room, head=0.0, last=foot, between=room + 0.25)
     figure, made = frame(words, 1, len(columns), sizes)
@@ -101,6 +115,9 @@ def _line(axes: Axes, height: float, line: Line, key: Key, place: int, column: C
         if not math.isnan(found.low):
             ends = [min(max(end, low), high) for end in (found.low, found.high)]
             axes.plot(ends, [height, height], color=key.colour, linewidth=1.5, zorder=2, solid_capstyle="butt")
+            for cut, end, arrow in ((found.low < low, low, "<"), (found.high > high, high, ">")):
+                if cut:
+                    axes.plot([end], [height], arrow, color=key.colour, markersize=CUT_PT, zorder=2)
         face = key.face if marker == key.marker else "white"
         axes.plot([value], [height], marker, color=key.colour, markerfacecolor=face, markersize=5.8, zorder=3)
     axes.annotate(

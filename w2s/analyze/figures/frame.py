@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 from w2s.analyze.figures.look import (
     GREY,
     LINE_HEIGHT,
+    PAGE_HIGH_IN,
+    PAGE_IN,
     SMALL_PT,
     TEXT_PT,
     TITLE_PT,
@@ -146,6 +148,17 @@ def sample(figure: Figure, x: float, y: float, width: float, key: Key) -> None:
         middle = Line2D([x + width / 2], [y], marker=key.marker, linestyle="none", markersize=5)
         middle.set(color=key.colour, markerfacecolor=key.face)
         figure.add_artist(middle)
+
+
+def fitted(count: int, columns: int, sizes: Sizes, least_in: float) -> tuple[int, float]:
+    """The columns and the width of a panel with which so many panels fit a page: panels as wide as `sizes` has them,
+    else narrower down to `least_in`, else fewer side by side. What would then be too high stays wide."""
+    for tried in range(columns, 0, -1):
+        width = (PAGE_IN - sizes.left - sizes.right - (tried - 1) * sizes.between) / tried
+        high = -(-count // tried) * (sizes.head + sizes.height + sizes.foot)
+        if width >= least_in and (tried == columns or high <= PAGE_HIGH_IN):
+            return tried, min(width, sizes.width)
+    return columns, least_in
 
 
 def columns_for(methods: int, selections: int) -> int:

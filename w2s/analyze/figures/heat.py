@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from w2s.analyze.figures import said
-from w2s.analyze.figures.frame import Heads, Sizes, Words, columns_for, frame
+from w2s.analyze.figures.frame import Heads, Sizes, Words, columns_for, fitted, frame
 from w2s.analyze.figures.look import GREY, SMALL_PT, height_in, ink_on, names, number, shortened, width_in
 from w2s.analyze.figures.scale import scale
 from w2s.analyze.numbers.cells import Cell
@@ -26,9 +26,10 @@ from w2s.analyze.numbers.medians import Median
 from w2s.analyze.tables.sheet import one_line
 
 WIDE_IN, WIDEST_IN, NARROW_IN = 0.62, 1.0, 0.44  # of a place: few models, with names below; many models
+BOTH_IN = 0.5  # that a number needs with a word below it
 HIGH_IN = 0.36
 FEW = 6
-NUMBER_PT, WORD_PT, LEAST_PT = 8.0, 6.5, 5.0
+NUMBER_PT, WORD_PT, LEAST_PT = 8.0, 7.0, 5.5
 BAR_IN = 2.2
 ROLES = ("weak", "student", "ceiling")
 Place = tuple[str, str, str, str]  # weak, student, method, selection
@@ -55,7 +56,9 @@ def over_tasks(cells: Sequence[Cell], medians: Sequence[Median], metric: str, si
     every = len(said.tasks(cells))
     entries = {(m.weak_model, m.student_model, m.method, m.selection): _median(m, every) for m in medians}
     title = f"Median PGR ({said.METRIC_NAMES[metric]}) of each pair over {said.plural(every, 'task')}"
-    remark = f"below a number: the tasks that entered, where not all; each task: {said.counts(cells)}"
+    remark = f"each task: {said.counts(cells)}"
+    if any(0 < m.tasks < every for m in medians):
+        remark = f"below a number: the tasks that entered, where not all; {remark}"
     return _figure(cells, entries, title, remark, size)
 
 
@@ -88,13 +91,15 @@ def _figure(cells: Sequence[Cell], entries: Mapping[Place, Entry], title: str, r
     left = 0.3 + max(width_in(short[name], SMALL_PT) for name in weak)
     widest = max(width_in(short[name], SMALL_PT) for name in students)
     wide = max(WIDE_IN, min(widest + 0.12, WIDEST_IN)) if len(students) <= FEW else NARROW_IN
-    level = widest < wide - 0.05  # names that fit side by side stand level, others upright
-    heads = Heads(list(variants.values()), wide * len(students) + 0.1)
-    below = 0.1 + (height_in(1, SMALL_PT) if level else widest)
-    columns = min(columns_for(methods, selections), len(variants))
-    last = below + 0.25
     panel_in = wide * len(students), HIGH_IN * len(weak)
-    sizes = Sizes(*panel_in, left=left, right=0.8, head=heads.height_in, foot=0.1, last=last, between=0.2)
+    sizes = Sizes(*panel_in, left=left, right=0.8, head=0.3, foot=0.1, between=0.2)
+    columns = min(columns_for(methods, selections), len(variants))
+    columns, width = fitted(len(variants), columns, sizes, min(wide, BOTH_IN) * len(students))
+    wide = width / len(students)
+    level = widest < wide - 0.05  # names that fit side by side stand level, others upright
+    below = 0.1 + (height_in(1, SMALL_PT) if level else widest)
+    heads = Heads(list(variants.values()), width + 0.1)
+    sizes = replace(sizes, width=width, head=heads.height_in, last=below + 0.25)
     hatched = any(entry.out for entry in entries.values())
     remark = f"{remark}; hatched: enters no median" if hatched else remark
     figure, made = frame(Words(title, remark), -(-len(variants) // columns), columns, sizes, len(variants))
@@ -142,13 +147,13 @@ def _place(axes: Axes, x: int, y: int, entry: Entry, ramp: Colormap, norm: Norma
         ink = ink_on(colour)
     axes.add_patch(patch)
     patch.set_clip_on(False)
-    alone = math.isnan(entry.value) or (entry.out and wide_in < WIDE_IN)  # no room for both
+    alone = math.isnan(entry.value) or (entry.out and wide_in < BOTH_IN)  # no room for both
     texts = [] if alone else [(number(entry.value, 2), NUMBER_PT)]
     words = entry.words
     if words and not texts and " " in words and width_in(words, WORD_PT) > wide_in - 0.06:
         texts = [(word, WORD_PT) for word in words.split()]
     elif words:
-        texts.append((words, WORD_PT if len(texts) == 0 else WORD_PT - 0.5))
+        texts.append((words, WORD_PT))
     texts = texts[:3]
     for place, (text, size_pt) in enumerate(texts):
         fitted = max(min(size_pt, size_pt * (wide_in - 0.05) / width_in(text, size_pt)), LEAST_PT)

@@ -14,16 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from w2s.analyze.figures import scale as scales
-from w2s.analyze.figures.frame import Heads, Sizes, Words, frame
-from w2s.analyze.figures.look import DOTTED, GREY, SMALL_PT, Key, few_ticks, height_in
+from w2s.analyze.figures.frame import Heads, Sizes, Words, fitted, frame
+from w2s.analyze.figures.look import DOTTED, GREY, SMALL_PT, Key, few_ticks, height_in, wrapped
 from w2s.analyze.figures.scale import Scale
 
 PANEL_IN = (3.1, 2.3)
 WIDE_IN = 4.6  # a panel that stands alone
-MODELS_IN = 0.3  # of width that each model takes at least
+LEAST_IN = 1.3
+MODELS_IN = 0.3  # of width for each model, where there is room
 MOST_INTERVALS = 6
 DODGE_IN = 0.065  # between the intervals of two series at one size
-MARKER_PT = 4.6
+MARKER_PT, CUT_PT = 4.6, 3.2
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,18 @@ def intervals_fit(series: int) -> bool:
 def draw(words: Words, panels: Sequence[Panel], columns: int, scale: Scale, axis: Axis) -> Figure:
     """A figure of panels that share both axes."""
     count = len(set(scale.place.values()))
-    width = max(WIDE_IN if columns == 1 else PANEL_IN[0], MODELS_IN * count + 0.4)
+    wide = max(WIDE_IN if columns == 1 else PANEL_IN[0], MODELS_IN * count + 0.4)
+    alone = len(panels) == 1
     moved = max(sum(not series.beneath for series in panel.series) for panel in panels)
-    if axis.intervals and scale.nearest() * width < DODGE_IN * moved:
+    needed = DODGE_IN * moved if axis.intervals else 0.0
+    least = max(LEAST_IN, count * max(needed + 0.04, MODELS_IN if scale.by_order else 0.0))  # names need their room
+    columns, width = fitted(len(panels), columns, _sizes(panels, scale, wide, alone=alone), least)
+    if scale.nearest() * width < needed:
         scale = scale.even()
-    foot = scales.foot_in(scale, width)
-    rows = -(-len(panels) // columns)
-    inner = foot if scale.by_order else 0.32
+    sizes = _sizes(panels, scale, width, alone=alone)
+    panels = [replace(panel, said=_wrapped(panel.said, width)) for panel in panels]
     heads = Heads([panel.head for panel in panels], width)
-    sizes = Sizes(
-        width,
-        PANEL_IN[1] + (0.5 if columns == 1 and rows == 1 else 0.0),
-        left=max(0.58, scales.left_in(scale, width)),
-        head=heads.height_in,
-        foot=max(inner, foot),
-        last=foot + 0.22,
-        between=max(0.18, scales.left_in(scale, width)),
-    )
+    rows = -(-len(panels) // columns)
     words = replace(words, notes=[*words.notes, *([scale.note] if scale.note else [])])
     figure, made = frame(words, rows, columns, sizes, len(panels))
     low, high = _reach(panels, axis)
@@ -107,9 +103,34 @@ def draw(words: Words, panels: Sequence[Panel], columns: int, scale: Scale, axis
             axes.set_yticklabels([])
         else:
             axes.set_ylabel(axis.about)
-        if place >= len(panels) - columns:
-            axes.set_xlabel(scale.about)
+    _below(figure, made, scale.about, sizes.last - 0.22)
     return figure
+
+
+def _below(figure: Figure, made: Sequence[Axes], about: str, foot_in: float) -> None:
+    """What all x axes show, once below them: narrow panels have no room for it side by side."""
+    boxes = [axes.get_position() for axes in made]
+    middle = (min(box.x0 for box in boxes) + max(box.x1 for box in boxes)) / 2
+    y = min(box.y0 for box in boxes) - foot_in / float(figure.get_figheight())
+    figure.text(middle, y, about, ha="center", va="top")
+
+
+def _sizes(panels: Sequence[Panel], scale: Scale, width: float, *, alone: bool) -> Sizes:
+    """Of panels of this width; lower where they are narrow."""
+    foot, left = scales.foot_in(scale, width), scales.left_in(scale, width)
+    return Sizes(
+        width,
+        PANEL_IN[1] + 0.5 if alone else min(PANEL_IN[1], 0.7 + 0.5 * width),
+        left=max(0.58, left),
+        head=Heads([panel.head for panel in panels], width).height_in,
+        foot=foot if scale.by_order else max(0.32, foot),
+        last=foot + 0.22,
+        between=max(0.18, left),
+    )
+
+
+def _wrapped(said: str, width: float) -> str:
+    return "\n".join(part for line in said.split("\n") for part in wrapped(line, width - 0.06, SMALL_PT))
 
 
 def _reach(panels: Sequence[Panel], axis: Axis) -> tuple[float, float]:
@@ -159,9 +180,19 @@ def _series(axes: Axes, series: Series, scale: Scale, shift: float, axis: Axis) 
         width = 3.0 if series.beneath else 1.0
         axes.plot(bar_x, bar_y, color="0.72" if series.beneath else key.colour, linewidth=width, zorder=layer - 0.5)
         axes.lines[-1].set_solid_capstyle("butt")
+        _cuts(axes, bars, key, axis.view)
     if key.marker:
         _marks(axes, list(zip(x, y, points, strict=True)), key, (bottom, top))
         _marks(axes, [(scale.place[p.model], p.value, replace(p, hollow=True)) for p in start], key, (bottom, top))
+
+
+def _cuts(axes: Axes, bars: Sequence[tuple[float, Point]], key: Key, view: tuple[float, float]) -> None:
+    """Arrows where an interval goes on beyond the view."""
+    below = [x for x, point in bars if point.low < view[0]]
+    above = [x for x, point in bars if point.high > view[1]]
+    for places, end, marker in ((below, view[0], "v"), (above, view[1], "^")):
+        if places:
+            axes.plot(places, [end] * len(places), marker, color=key.colour, markersize=CUT_PT, clip_on=False)
 
 
 def _marks(axes: Axes, marks: Sequence[tuple[float, float, Point]], key: Key, view: tuple[float, float]) -> None:

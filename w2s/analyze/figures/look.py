@@ -34,6 +34,7 @@ from w2s.analyze.tables.sheet import one_line
 FONT = "DejaVu Sans"  # comes with matplotlib: the same figure on every machine
 TEXT_PT, SMALL_PT, TITLE_PT = 8.5, 7.5, 10.0
 LINE_HEIGHT = 1.32  # of the size of a font
+PAGE_IN, PAGE_HIGH_IN = 6.5, 9.0  # the text of a page: what fits needs not be made smaller to be printed
 POINTS = 72  # to an inch
 STYLE: Any = {
     "font.family": FONT,
@@ -52,6 +53,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": SMALL_PT,
     "hatch.linewidth": 0.5,
+    "axes.unicode_minus": False,  # as in texts
     "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.hashsalt": "w2s",  # the same store gives the same file
     "svg.fonttype": "path",
@@ -227,18 +229,25 @@ def height_in(lines: int, size_pt: float = TEXT_PT) -> float:
 
 
 def wrapped(text: str, room_in: float, size_pt: float = TEXT_PT, weight: str = "normal") -> list[str]:
-    """A text in lines that fit the room; a word that is too long for a line is broken."""
+    """A text in lines that fit the room; a word that is too long for a line is broken, between its parts if it can."""
+
+    def fits(line: str) -> bool:
+        return width_in(line, size_pt, weight) <= room_in
+
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
-        if width_in(joined, size_pt, weight) <= room_in:
+        if fits(joined):
             lines[-1] = joined
             continue
         lines.append("")
-        for letter in word:
-            if lines[-1] and width_in(lines[-1] + letter, size_pt, weight) > room_in:
+        for part in [word] if fits(word) else re.split(r"(?<=[-_./@])", word):
+            if not fits(lines[-1] + part):
                 lines.append("")
-            lines[-1] += letter
+            for letter in part:
+                if lines[-1] and not fits(lines[-1] + letter):
+                    lines.append("")
+                lines[-1] += letter
     return [line for line in lines if line]
 
 

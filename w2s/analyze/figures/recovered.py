@@ -24,19 +24,21 @@ from w2s.analyze.numbers.medians import Median
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.tables.sheet import one_line
 
-VIEW = (-1.0, 2.0)  # an interval may reach far beyond; it is cut here, and its numbers stand in the tables
-CUT = f"cut at {VIEW[0]:g} and {VIEW[1]:g}"
+VIEW = (-1.0, 2.0)  # what reaches far beyond ends here, and its numbers stand in the tables
+ARROWS = f"arrows: on beyond {VIEW[0]:g} or {VIEW[1]:g}"
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """One PGR, of a task or over tasks. `aside` says why it enters no median though it is known."""
+    """One PGR, of a task or over tasks. `aside` says why it enters no median though it is known, `beside` stands behind
+    its numbers."""
 
     pair: tuple[str, str]
     method: str
     selection: str
     found: Estimate
     aside: str = ""
+    beside: str = ""
     why: tuple[tuple[str, int], ...] = ()  # what has no point here, by reason
 
 
@@ -51,25 +53,28 @@ def of_task(cells: Sequence[Cell], metric: str, size: str) -> Figure:
 def _of_cell(cell: Cell, metric: str) -> Recovered:
     found = cell.measured(metric).pgr
     why = one_line(cell.left_out(metric))
-    return Recovered(
-        cell.pair, cell.method, cell.selection, found,
-        why if found.known else "", () if found.known else ((why or "absent", 1),),
-    )  # fmt: skip
+    aside = why if found.known else ""
+    lost = () if found.known else ((why or "absent", 1),)
+    return Recovered(cell.pair, cell.method, cell.selection, found, aside, aside, lost)
 
 
 def over_tasks(cells: Sequence[Cell], medians: Sequence[Median], metric: str, size: str) -> Figure:
     """Medians over tasks."""
-    made = [
-        Recovered((m.weak_model, m.student_model), m.method, m.selection, estimate_of(m), "", tuple(m.left_out.items()))
-        for m in medians
-    ]
-    entered = [m.tasks for m in medians if m.tasks]
     every = len(said.tasks(cells))
+    made = [_of_median(median, every) for median in medians]
+    entered = [m.tasks for m in medians if m.tasks]
     title = f"Median performance gap recovered ({said.METRIC_NAMES[metric]}) over {said.plural(every, 'task')}"
-    remark = [f"medians over {said.spread(entered)} of {every} tasks", f"each task: {said.counts(cells)}"]
+    remark = [f"medians over {said.spread(entered)} of {every} tasks"] if min(entered) < every else []
+    remark.append(f"each task: {said.counts(cells)}")
     if all(math.isnan(m.low) for m in medians):
         remark.append("no intervals below 6 tasks")
     return _figure(cells, made, scale(cells, size), title, "; ".join(remark), "median PGR")
+
+
+def _of_median(median: Median, every: int) -> Recovered:
+    beside = f"{median.tasks} of {every} tasks" if 0 < median.tasks < every else ""
+    pair, lost = (median.weak_model, median.student_model), tuple(median.left_out.items())
+    return Recovered(pair, median.method, median.selection, estimate_of(median), "", beside, lost)
 
 
 def estimate_of(median: Median) -> Estimate:
@@ -82,8 +87,9 @@ def estimate_of(median: Median) -> Estimate:
 def _figure(cells: Sequence[Cell], made: Sequence[Recovered], at: Scale, title: str, remark: str, of: str) -> Figure:
     students = list(dict.fromkeys(one.pair[1] for one in made))
     variants = said.variant_names(cells)
-    bars = [] if said.without_interval(one.found for one in made) else [f"{said.INTERVALS}, {CUT}"]
-    remark = "; ".join([remark, *bars, "0: the weak model, 1: the ceiling"])
+    parts = [remark] if said.without_interval(one.found for one in made) else [remark, said.INTERVALS]
+    parts += [ARROWS] if any(_beyond(one.found) for one in made) else []
+    remark = "; ".join([*parts, "0: the weak model, 1: the ceiling"])
     left_out = any(one.why for one in made)
     lines_needed = len(said.pairs(cells)) * (len(variants) + 1.5)
     if (at.by_order or at.distinct(students) < FEW) and lines_needed <= dots.MOST_LINES:
@@ -104,7 +110,7 @@ def _dots(made: Sequence[Recovered], variants: dict[tuple[str, str], str], title
         drawn.append(dots.Line(f"{short[pair[0]]} → {short[pair[1]]}"))
         own = {(one.method, one.selection): one for one in made if one.pair == pair}
         drawn += said.apart(
-            (key[1], dots.Line(name, [own[key].found], look[key], _remark(own[key], of)))
+            (key[1], dots.Line(name, [own[key].found], look[key], own[key].beside))
             for key, name in variants.items()
             if key in own
         )
@@ -113,8 +119,8 @@ def _dots(made: Sequence[Recovered], variants: dict[tuple[str, str], str], title
     return dots.draw(Words(title, remark), drawn[:-1], [column])
 
 
-def _remark(one: Recovered, of: str) -> str:
-    return f"{one.found.n} tasks" if of != "PGR" and one.found.known else one.aside
+def _beyond(found: Estimate) -> bool:
+    return found.known and any(end < VIEW[0] or end > VIEW[1] for end in (found.value, found.low, found.high))
 
 
 def _axis(of: str, made: Sequence[Recovered], intervals: bool) -> lines.Axis:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -64,12 +63,6 @@ def chance(cells: Sequence[Cell], metric: str) -> float:
         return 0.5
     shares = {cell.majority_share for cell in cells if not math.isnan(cell.majority_share)}
     return shares.pop() if len(shares) == 1 else math.nan
-
-
-def why_absent(cells: Iterable[Cell], metric: str) -> str:
-    """Why PGRs have no point: `no gap in 3, student failed in 1`."""
-    why = Counter(one_line(cell.left_out(metric)) for cell in cells if not cell.measured(metric).pgr.known)
-    return ", ".join(f"{reason}: {count}" for reason, count in why.most_common())
 
 
 def without_interval(estimates: Iterable[Estimate]) -> bool:

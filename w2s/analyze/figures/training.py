@@ -1,5 +1,6 @@
-"""How students were trained: loss by optimizer step and, where they were evaluated meanwhile, accuracy on test and
-agreement with the weak labels on val. Means over seeds, each seed as a thin line; the step that weak_val takes marked.
+"""How students were trained: loss by optimizer step and, where they were evaluated meanwhile, accuracy on test against
+ground truth and on val against the weak labels. Means over seeds, each seed as a thin line; the step that weak_val
+takes marked.
 
 At most MOST_PAIRS pairs, MOST_METHODS methods and MOST_SEEDS seeds are read and drawn; the figure says so.
 """
@@ -7,6 +8,7 @@ At most MOST_PAIRS pairs, MOST_METHODS methods and MOST_SEEDS seeds are read and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,17 +16,19 @@ from matplotlib.figure import Figure
 
 from w2s.analyze.figures import curves, said
 from w2s.analyze.figures.curves import Course, Courses
-from w2s.analyze.figures.frame import Sizes, Words, frame
+from w2s.analyze.figures.frame import Heads, Sizes, Words, fitted, frame
 from w2s.analyze.figures.look import DASHED, DOTTED, GREY, Key, few_ticks, keys, names, shortened
 from w2s.analyze.numbers.cells import Cell
 from w2s.analyze.reading.rows import Rows
 
 MOST_PAIRS, MOST_METHODS, MOST_SEEDS = 4, 6, 5
+PAIR_IN = 0.18  # above the titles of a row of panels
+LOSS = "training loss"
 THIN = 0.45  # opacity of single seeds
 SUPERVISOR = Key("supervisor", GREY, "", DOTTED, width=1.2)
 CEILING = Key("ceiling", "black", "", DASHED, width=1.2)
 CHOSEN = Key("taken by weak_val, each seed", "black", "o", "", hollow=True)
-EVALUATED = {"accuracy_E": "test accuracy", "agreement_E": "agreement with weak labels (val)"}
+EVALUATED = {"accuracy_E": "ground-truth accuracy (test)", "agreement_E": "weak-label accuracy (val)"}
 
 
 def of_task(rows: Rows, cells: Sequence[Cell]) -> Figure | None:
@@ -77,34 +81,40 @@ def _figure(cells: Sequence[Cell], read: Sequence[Courses], methods: Sequence[st
     title = f"{shortened(cells[0].task, 60)}: training of students"
     words = Words(title, "; ".join(part for part in remark if part), entries, "method")
     columns = 1 + len(parts)
-    sizes = Sizes(2.6 if evaluated else 4.4, 1.75, left=0.58, head=0.42, foot=0.28, last=0.5, between=0.62)
+    sizes = Sizes(4.4, 1.75, left=0.58, foot=0.28, last=0.5, between=0.6)
+    width = fitted(len(pairs) * columns, columns, sizes, 1.0)[1]
+    heads = Heads([LOSS, *EVALUATED.values()] if evaluated else [LOSS], width + 0.3)
+    sizes = replace(sizes, width=width, head=heads.height_in + PAIR_IN)
     figure, made = frame(words, len(pairs), columns, sizes)
     for row, pair in enumerate(pairs):
         panels = made[row * columns : (row + 1) * columns]
         own = [one for one in read if one.pair == pair and one.found]
         first = next(cell for cell in cells if cell.pair == pair)
         _losses(panels[0], own, look)
+        heads.write(panels[0], LOSS)
         for axes, part in zip(panels[1:], parts, strict=True):
             _evaluations(axes, own, look, part, first if part == "accuracy_E" else None)
+            heads.write(axes, EVALUATED[part])
+        last = max(int(course.step_L[-1]) for one in own for course in one.found)
         for axes in panels:
+            axes.set_xlim(0.0, 1.02 * last)
             few_ticks(axes.xaxis, 5, whole=True)
             few_ticks(axes.yaxis, 5)
             if row == len(pairs) - 1:
                 axes.set_xlabel("optimizer steps")
-        _pair_head(figure, panels[0], f"{models[pair[0]]} → {models[pair[1]]}")
+        _pair_head(figure, panels[0], f"{models[pair[0]]} → {models[pair[1]]}", heads.height_in)
     return figure
 
 
-def _pair_head(figure: Figure, axes: Axes, text: str) -> None:
-    """Above a row of panels, as wide as it needs."""
-    box = axes.get_position()
-    figure.text(0.0, box.y1 + 0.3 / float(figure.get_figheight()), text, weight="bold", va="center_baseline")
+def _pair_head(figure: Figure, axes: Axes, text: str, above_in: float) -> None:
+    """Above a row of panels and their titles, as wide as it needs."""
+    y = axes.get_position().y1 + (above_in + 0.06) / float(figure.get_figheight())
+    figure.text(0.0, y, text, weight="bold", va="center_baseline")
 
 
 def _losses(axes: Axes, own: Sequence[Courses], look: dict[str, Key]) -> None:
     for one in own:
         _mean_and_seeds(axes, [(c.step_L, c.loss_L) for c in one.found], look[one.method], look[one.method].marker)
-    axes.set_title("training loss")
 
 
 def _evaluations(axes: Axes, own: Sequence[Courses], look: dict[str, Key], part: str, cell: Cell | None) -> None:
@@ -120,7 +130,6 @@ def _evaluations(axes: Axes, own: Sequence[Courses], look: dict[str, Key], part:
                 axes.axhline(estimate.value, color=level.colour, linestyle=level.line, linewidth=level.width, zorder=1)
     if not axes.lines:
         axes.text(0.5, 0.5, "not evaluated", transform=axes.transAxes, ha="center", color=GREY)
-    axes.set_title(EVALUATED[part])
 
 
 def _chosen(axes: Axes, course: Course, value_E: curves.Floats, key: Key) -> None:
@@ -146,4 +155,4 @@ def _mean_and_seeds(axes: Axes, found: Sequence[tuple[curves.Ints, curves.Floats
 
 
 def alt() -> str:
-    return "training loss of students by optimizer step, with test accuracy and agreement with weak labels where known"
+    return "training loss of students by optimizer step, with accuracy on test and against weak labels where known"

@@ -23,7 +23,7 @@ from w2s.analyze.numbers.spread import Spread
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.reading.metrics import placements
 from w2s.analyze.reading.predictions import Truth
-from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.reading.rows import BOTH_CLASSES, CELL_KEYS, ROLES, TWO_CLASSES, Rows
 from w2s.analyze.reading.selection import DIAGNOSTIC, Taken, taken, variant
 from w2s.errors import SpecError
 from w2s.identity import nearest
@@ -66,7 +66,8 @@ class _Baselines:
         self._origin: dict[str, Any] = getattr(rows, "origin", {})
         self._names = {m: str(self._origin[m].method) if m in self._origin else m for m in methods}
         if wanted is not None and wanted not in (*methods, *self._names.values()):
-            raise SpecError(f"baseline: the sweep has no method {wanted!r}{nearest(wanted, self._names.values())}")
+            known = dict.fromkeys([*self._names.values(), *methods])
+            raise SpecError(f"baseline: the sweep has no method {wanted!r}{nearest(wanted, known)}")
         self._wanted = wanted or (self._names[methods[0]] if methods else "")
         self._exact = wanted in methods and wanted not in self._names.values()  # one of a merge's own names
         self._known = [m for m in methods if m == self._wanted or (self._names[m] == self._wanted and not self._exact)]
@@ -123,7 +124,9 @@ class _Pool:
             return Measure(np.stack([one.right_N for one in scored]))
         y_N = self.rows.truth[data].y_N
         ranks = [one.margin_rank_N for one in scored]
-        return Measure(np.stack([placements(rank_N, y_N) for rank_N in ranks if rank_N is not None]))
+        placed_SN = np.stack([placements(rank_N, y_N) for rank_N in ranks if rank_N is not None])
+        positive = int(np.count_nonzero(y_N == 1))
+        return Measure(placed_SN, trials=min(positive, len(y_N) - positive))
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Estimate]) -> Estimate:
         if key not in self._estimates:
@@ -141,6 +144,8 @@ class _Pool:
 
     def transfer(self, digests: list[str]) -> Estimate:
         right = [self.rows.transfer[digest].right_N for digest in digests]
+        if len({len(right_N) for right_N in right}) > 1:
+            return absent("transfer sets differ: the seeds cannot be pooled")
         return self.once(("transfer", *digests), lambda: stats.mean(Measure(np.stack(right))))
 
 
@@ -174,7 +179,7 @@ def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool:
         **(dict.fromkeys((*AGREEMENTS, "label_accuracy"), absent(mixed)) if mixed else _agreements(group, pool)),
     }
     for metric in METRICS:
-        unfit = mixed or ("AUROC needs two classes" if metric == "auroc" and values["n_classes"] > 2 else "")
+        unfit = mixed or _unfit(metric, values["n_classes"], group, pool.rows)
         values[metric] = _measured(metric, group, base, method == baseline, unfit, pool)
     cell = Cell(**values)
     return replace(cell, notes=_notes(cell))
@@ -194,11 +199,27 @@ def _mixed_tests(group: Group, rows: Rows) -> str:
     return "test sets differ: the seeds cannot be pooled"
 
 
+def _unfit(metric: str, classes: int, group: Group, rows: Rows) -> str:
+    """Why a metric says nothing of these test examples, or nothing."""
+    if metric == "auroc" and classes != 2:
+        return TWO_CLASSES
+    truth = rows.truth.get(_data(group, rows))
+    if metric == "auroc" and truth is not None and len(np.unique(truth.y_N)) < 2:
+        return BOTH_CLASSES
+    return ""
+
+
+def _data(group: Group, rows: Rows) -> str:
+    """The data set of a cell; of several, which hold the same test examples, the first that could be read."""
+    digests = list(dict.fromkeys(str(record["data_digest"]) for record in group))
+    return next((digest for digest in digests if digest in rows.truth), digests[0])
+
+
 def _measured(metric: str, group: Group, base: Group | None, is_baseline: bool, unfit: str, pool: _Pool) -> Measured:
     """The estimates of one metric, each over the seeds where all it needs is there; `unfit` says why there are none."""
     if unfit:
         return Measured(**dict.fromkeys(MEASURED, absent(unfit)), p=math.nan, p_holm=math.nan, noise=None)
-    data = str(group[0]["data_digest"])
+    data = _data(group, pool.rows)
 
     def of(models: list[Taken]) -> Measure:
         return pool.measure(metric, data, models)

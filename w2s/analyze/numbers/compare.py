@@ -65,7 +65,8 @@ class FieldChange(NamedTuple):
 
 
 class NumberChange(NamedTuple):
-    """One number of one row. `beyond` noise is None where it cannot be told; `same_run`: both have it by digest."""
+    """One number of one row; NaN where a sweep has none. `beyond` noise is None where it cannot be told; `same_run`:
+    both have it, of one digest."""
 
     key: Key
     seed: int
@@ -76,10 +77,14 @@ class NumberChange(NamedTuple):
     same_run: bool
 
     @property
+    def alone(self) -> bool:
+        """True where only one sweep has the number."""
+        return math.isnan(self.first) or math.isnan(self.second)
+
+    @property
     def difference(self) -> float:
         """Second less first; infinite where one of them is absent."""
-        difference = self.second - self.first
-        return math.inf if math.isnan(difference) else difference
+        return math.inf if self.alone else self.second - self.first
 
 
 class CellChange(NamedTuple):
@@ -111,7 +116,7 @@ class Comparison:
     written: dict[str, tuple[Any, Any]]  # fields of the sweeps as they were written
     fields: list[FieldChange]
     numbers: list[NumberChange]
-    rows_changed: int
+    rows_changed: int  # those of which both have another number
     cells: list[CellChange]
     environment: dict[str, Values]
     tested: int = 0  # of `numbers`, those held against noise
@@ -140,7 +145,7 @@ def compare(first: Rows, second: Rows, most_cells: int = 20, progress: Report = 
         written=changed(_without_name(first.raw), _without_name(second.raw)),
         fields=fields,
         numbers=numbers,
-        rows_changed=len({(change.key, change.seed) for change in numbers}),
+        rows_changed=len({(change.key, change.seed) for change in numbers if not change.alone}),
         cells=_cells(both, numbers, noise, most_cells, progress),
         environment=_environment(first, second, progress),
         tested=sum(change.beyond is not None for change in numbers),
@@ -149,7 +154,8 @@ def compare(first: Rows, second: Rows, most_cells: int = 20, progress: Report = 
 
 
 def _size(change: NumberChange) -> tuple[Any, ...]:
-    return (change.column not in FIRST, -abs(change.difference), change.key, change.seed, change.column)
+    """The largest first of the numbers that readers look for, then of the others; last those that only one has."""
+    return (change.alone, change.column not in FIRST, -abs(change.difference), change.key, change.seed, change.column)
 
 
 def _without_name(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +193,7 @@ def _numbers(both: pd.DataFrame, noise: _Noise) -> Iterator[NumberChange]:
             same = all(row[f"{role}_digest_a"] == row[f"{role}_digest_b"] for role in ROLES)
             known = not (math.isnan(a[place]) or math.isnan(b[place]))
             beyond = noise.beyond(row, column) if known else None
-            yield NumberChange(key, int(row["seed"]), column, float(a[place]), float(b[place]), beyond, same)
+            yield NumberChange(key, int(row["seed"]), column, float(a[place]), float(b[place]), beyond, same and known)
 
 
 class _Noise:
@@ -268,7 +274,7 @@ def _cells(
     both: pd.DataFrame, numbers: Iterable[NumberChange], noise: _Noise, most: int, progress: Report
 ) -> list[CellChange]:
     """The cells with the largest changes of their students' accuracy, over the seeds for which both have one."""
-    touched = {change.key for change in numbers if change.column == "student_accuracy"}
+    touched = {change.key for change in numbers if change.column == "student_accuracy" and not change.alone}
     known = both[both["student_accuracy_a"].notna() & both["student_accuracy_b"].notna()]
     means = known.groupby(list(CELL_KEYS), sort=False)[["student_accuracy_a", "student_accuracy_b"]].mean()
     ordered = sorted(

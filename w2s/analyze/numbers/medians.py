@@ -19,6 +19,7 @@ from w2s.analyze.numbers.spread import LEVEL, needed
 
 EFFECT = 0.1  # the PGR difference that the power note is about
 POWER = 0.8
+SURE_DIGITS = 12  # of a PGR, after the point
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def contests(cells: Sequence[Cell], metric: str = "accuracy") -> list[Contest]:
 
 
 def _contest(first: Cell, entered: list[Cell], metric: str, left_out: dict[str, int]) -> Contest:
-    differences = [cell.measured(metric).pgr_difference.value for cell in entered]
+    # Equal areas summed in another order differ in their last digit: a tie, and no win.
+    differences = [round(cell.measured(metric).pgr_difference.value, SURE_DIGITS) + 0.0 for cell in entered]
     levels = [cell.measured(metric).difference.value for cell in entered]
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Contest(
@@ -168,14 +170,19 @@ def _tests(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def power(cells: Sequence[Cell], metric: str = "accuracy") -> Power | None:
-    """By the cells that compare a method with the baseline, or by all where there is one method; None where no cell of
-    several seeds has a PGR. The diagnostic selection has no part in it."""
+    """By the cells that compare a method with the baseline, or by all where none does; None where no cell of several
+    seeds has a PGR. The diagnostic selection has no part in it."""
     usable = [c for c in cells if c.selection != "oracle" and c.measured(metric).noise is not None]
-    compared = [cell for cell in usable if not cell.is_baseline]
+    # Where the baseline was not planned a cell has the noise of its own PGR, which is no difference's.
+    compared = [cell for cell in usable if not cell.is_baseline and cell.measured(metric).pgr_difference.known]
     of = "distance of a PGR from a fixed number"
     if compared:
-        methods = list(dict.fromkeys(cell.method for cell in compared))
-        of = f"difference of {methods[0] if len(methods) == 1 else 'a method'} from {compared[0].baseline}"
+        methods = {cell.method for cell in compared}
+        baselines = {cell.baseline for cell in compared}
+        of = (
+            f"difference of {methods.pop() if len(methods) == 1 else 'a method'} "
+            f"from {baselines.pop() if len(baselines) == 1 else 'its baseline'}"
+        )
     noises = [noise for cell in compared or usable if (noise := cell.measured(metric).noise) and noise.seeds > 1]
     if not noises:
         return None

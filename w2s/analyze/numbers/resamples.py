@@ -29,11 +29,13 @@ def stream(name: str) -> np.random.Generator:
 class Measure:
     """A number for each seed and test example, (S, N): is the model right (0 or 1), its AUROC's placement, ...
 
-    What is computed from it once serves every estimate that it takes part in.
+    What is computed from it once serves every estimate that it takes part in. `trials`: how many independent trials
+    from 0 to 1 it holds at least; the test examples, unless it is said to be fewer.
     """
 
-    def __init__(self, x_SN: Values) -> None:
+    def __init__(self, x_SN: Values, trials: int | None = None) -> None:
         self.x_SN = x_SN
+        self.trials = int(x_SN.shape[1]) if trials is None else trials
 
     @property
     def seeds(self) -> int:

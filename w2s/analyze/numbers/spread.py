@@ -38,7 +38,7 @@ class Spread:
         """The quantile of Student's t, or the weighted one, that a two-sided interval of this confidence takes."""
         upper = (1 + confidence) / 2
         if self.seeds == 2:
-            return float(self.share * stdtrit(1, upper) + (1 - self.share) * stdtrit(self.n - 1, upper))
+            return float(self.share * stdtrit(1, upper) + (1 - self.share) * stdtrit(max(self.n - 1, 1), upper))
         inverse = (1 - self.share) / max(self.n - 1, 1)
         if self.seeds > 2:
             inverse += self.share / (self.seeds - 1)

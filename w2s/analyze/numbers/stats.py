@@ -16,6 +16,10 @@ How an interval is made.
   which covers 94 to 98 %.
 * Ratios, such as PGR: those values r for which the interval of `top - r bottom` contains 0 (Fieller 1954), with that
   interval from the same resamples. Percentiles of the ratio itself cover too little where the denominator is noisy.
+* Where nothing varies, neither over examples nor over seeds, a bootstrap would say that nothing can. What N examples
+  alike cannot exclude is that a share of 1 - 0.025^(1/N) of all examples is otherwise (Clopper and Pearson 1934); the
+  interval lets these be as unlike as they can. N is the test examples; for AUROC the pairs of one example of each
+  class that share none.
 * One seed says nothing of other seeds: the interval is over test examples only.
 
 `benchmarks/coverage.py` measures how often the intervals contain the truth; a test does so on fewer conditions.
@@ -77,7 +81,7 @@ class Contrasts:
 
     def __init__(self, *measures: Measure) -> None:
         self.measures = measures
-        self.seeds, self.n = measures[0].seeds, measures[0].n
+        self.seeds, self.n, self.trials = measures[0].seeds, measures[0].n, measures[0].trials
         self.mean_M = np.array([measure.mean for measure in measures])
 
     @functools.cached_property
@@ -113,6 +117,11 @@ class Contrasts:
         """The interval of a contrast."""
         spread = self.spread(weight_M)
         tail = (1 - confidence) / 2
+        value = self.value(weight_M)
+        if spread.total == 0.0:
+            unseen = _unseen(self.trials, confidence)
+            least, most = float(np.minimum(weight_M, 0.0).sum()), float(np.maximum(weight_M, 0.0).sum())
+            return value - unseen * (value - least), value + unseen * (most - value)
         deviations = resampled(self.measures)
         draw_R = sum(
             (weight * deviation_R for weight, deviation_R in zip(weight_M, deviations, strict=True)),
@@ -124,7 +133,6 @@ class Contrasts:
         elif drawn < spread.total:
             draw_R += math.sqrt(spread.total - drawn) * normal_R()
         expansion = spread.student(confidence) / float(ndtri(1 - tail))
-        value = self.value(weight_M)
         low, high = _quantiles(draw_R, tail)
         return value + expansion * low, value + expansion * high
 
@@ -132,6 +140,10 @@ class Contrasts:
         """The interval of the ratio of two contrasts. Bounded where the interval of `bottom` lies above 0; elsewhere
         an end may be infinite."""
         value = self.value(top_M) / self.value(bottom_M)
+        here_M = top_M - value * bottom_M
+        if self.spread(here_M).total == 0.0:  # such as that of a student that is right where its supervisor is
+            low, high = self.ends(here_M)
+            return value + low / self.value(bottom_M), value + high / self.value(bottom_M)
 
         def end(side: int) -> float:
             """0 below the value: the first r below it whose contrast is wholly above 0; 1 above: wholly below."""
@@ -153,8 +165,6 @@ class Contrasts:
 def _root(excess: Callable[[float], float], smooth: Callable[[float], float]) -> float:
     """Where `excess` of a distance comes to 0 from below; infinite where it does not. `smooth` is nearly the same and
     fast, so that its root is looked for first."""
-    if smooth(0.0) >= 0.0:  # no spread at all
-        return 0.0
     far = 1.0
     while smooth(far) < 0.0:
         far *= 2
@@ -178,6 +188,12 @@ def _root(excess: Callable[[float], float], smooth: Callable[[float], float]) ->
         else:
             far, above = middle, found
     return near - below * (far - near) / (above - below) if above > below else near
+
+
+def _unseen(trials: float, confidence: float = LEVEL) -> float:
+    """The largest share of a population that may be unlike so many trials that are all alike. Source: Clopper and
+    Pearson 1934."""
+    return float(1.0 - ((1 - confidence) / 2) ** (1 / trials))
 
 
 def _quantiles(draw_R: Floats, tail: float) -> tuple[float, float]:
@@ -206,18 +222,11 @@ def _weights(*numbers: float) -> Floats:
 
 
 def mean(measure: Measure, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-    """The mean over seeds and examples, such as an accuracy or an AUROC; the interval is cut at `bounds`.
-
-    Where every example agrees a bootstrap has no spread at all; the exact bound (Clopper and Pearson) stands in.
-    """
+    """The mean over seeds and examples, such as an accuracy or an AUROC; the interval is cut at `bounds`."""
     lacking = _lacking(measure)
     if lacking is not None:
         return lacking
-    if measure.x_SN.dtype == np.bool_ and measure.mean in (0.0, 1.0):
-        far = ((1 - LEVEL) / 2) ** (1 / measure.n)
-        low, high = (far, 1.0) if measure.mean == 1.0 else (0.0, 1.0 - far)
-    else:
-        low, high = np.clip(Contrasts(measure).ends(_weights(1.0)), *bounds)
+    low, high = np.clip(Contrasts(measure).ends(_weights(1.0)), *bounds)
     return Estimate(measure.mean, float(low), float(high), measure.n, measure.seeds)
 
 
@@ -235,7 +244,10 @@ def p_value(a: Measure, b: Measure) -> float:
     """Two-sided, that a and b have the same mean, paired by seed and example; NaN where there is nothing to compare."""
     if _lacking(a, b) is not None:
         return math.nan
-    return Contrasts(a, b).spread(_weights(1.0, -1.0)).p_value(a.mean - b.mean)
+    value, spread = a.mean - b.mean, Contrasts(a, b).spread(_weights(1.0, -1.0))
+    if spread.total == 0.0:  # the level at which the interval of `Contrasts.ends` reaches 0; of 1, the sign test's
+        return min(1.0, 2.0 * (1.0 + abs(value)) ** -a.trials)
+    return spread.p_value(value)
 
 
 def share(part: Measure, whole: Measure, reason: str) -> Estimate:
@@ -246,8 +258,12 @@ def share(part: Measure, whole: Measure, reason: str) -> Estimate:
         return lacking
     if whole.mean == 0.0:
         return absent(reason, whole.n, whole.seeds)
-    ends = np.clip(Contrasts(part, whole).ratio(_weights(1.0, 0.0), _weights(0.0, 1.0)), 0.0, 1.0)
-    return Estimate(part.mean / whole.mean, float(ends[0]), float(ends[1]), whole.n, whole.seeds)
+    if part.mean in (0.0, whole.mean):  # none of them or all: an interval by how many there are
+        unseen = _unseen(whole.n * whole.mean)
+        low, high = (0.0, unseen) if part.mean == 0.0 else (1.0 - unseen, 1.0)
+    else:
+        low, high = np.clip(Contrasts(part, whole).ratio(_weights(1.0, 0.0), _weights(0.0, 1.0)), 0.0, 1.0)
+    return Estimate(part.mean / whole.mean, float(low), float(high), whole.n, whole.seeds)
 
 
 def pgr(weak: Measure, student: Measure, ceiling: Measure) -> Estimate:
@@ -268,14 +284,17 @@ def pgr_difference(weak: Measure, student: Measure, baseline: Measure, ceiling: 
 
 def pgr_noise(weak: Measure, student: Measure, baseline: Measure | None, ceiling: Measure) -> Spread | None:
     """The variance of the student's difference from the baseline's in units of PGR, which decides what a test can see;
-    without a baseline that of the PGR itself, to first order. None where there is no gap."""
+    without a baseline that of the PGR itself, to first order. None where there is no gap, or nothing varies: what was
+    not seen once cannot be scaled to other numbers of seeds and examples."""
     gap = ceiling.mean - weak.mean
     if _lacking(weak, student, ceiling) is not None or not difference(ceiling, weak).low > 0:
         return None
     if baseline is not None:
-        return Contrasts(student, baseline).spread(_weights(1.0, -1.0)).scaled(1 / gap)
-    r = (student.mean - weak.mean) / gap
-    return Contrasts(weak, student, ceiling).spread(_weights(r - 1.0, 1.0, -r)).scaled(1 / gap)
+        spread = Contrasts(student, baseline).spread(_weights(1.0, -1.0))
+    else:
+        r = (student.mean - weak.mean) / gap
+        spread = Contrasts(weak, student, ceiling).spread(_weights(r - 1.0, 1.0, -r))
+    return spread.scaled(1 / gap) if spread.total > 0.0 else None
 
 
 def _over_gap(weak: Measure, ceiling: Measure, parts: Callable[[], tuple[Contrasts, Floats, Floats]]) -> Estimate:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-STAMP = struct.Struct("<qqQ")  # time of the last change in ns, size in bytes, inode
-GONE = STAMP.pack(-1, -1, 0)
+# Times in ns of the last change of content and of anything, size in bytes, inode. The first time can be set, as tools
+# that copy and unpack do, the second cannot.
+STAMP = struct.Struct("<qqqQ")
+GONE = STAMP.pack(-1, -1, -1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,15 @@ def artifact(store: Store, kind: str, digest: str) -> Artifact:
     try:
         data, stamp = _read(f"{folder}{os.sep}{MANIFEST}")
         manifest = json.loads(data)
-        hashes, owner = manifest["files"], manifest.get("digest", digest)
+        hashes, owner = manifest["files"], (manifest.get("kind"), manifest.get("digest"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         hashes = owner = None
     if not isinstance(hashes, dict):
         raise StepError(f"{folder}: no readable {MANIFEST}; run the sweep again to make it anew")
-    if owner != digest:
-        raise StepError(f"{folder}: its {MANIFEST} belongs to another step; remove the folder and run the sweep again")
+    if owner != (kind, digest):
+        raise StepError(
+            f"{folder}: its {MANIFEST} belongs to another step, or to none; remove the folder and run the sweep again"
+        )
     return Artifact(folder, hashes, _number(manifest.get("wall_s")), _number(manifest.get("flops")), stamp)
 
 
@@ -158,7 +162,7 @@ def stamp_of(path: str) -> bytes:
 
 
 def _stamp(found: os.stat_result) -> bytes:
-    return STAMP.pack(found.st_mtime_ns, found.st_size, found.st_ino)
+    return STAMP.pack(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
 def _damaged(path: str, error: BaseException) -> str:

@@ -23,7 +23,9 @@ import pandas as pd
 
 from w2s.analyze.reading import configuration, rows
 from w2s.analyze.reading.configuration import Configuration
-from w2s.analyze.reading.rows import ROLES, Rows
+from w2s.analyze.reading.rows import ROLES, SCORES, Rows
+from w2s.analyze.reading.scoring import Scored
+from w2s.analyze.reading.selection import Taken, taken
 from w2s.errors import SpecError
 from w2s.progress import Report, silent
 from w2s.store import Store
@@ -32,6 +34,7 @@ Line = tuple[str, str, str]  # weak, student, method
 Key = tuple[str, ...]  # role, task, and the names that the role's runs depend on
 LINE = ["weak", "student", "method"]
 RUN = ["task", *LINE, "selection", "seed"]
+AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
 SHOWN_CHANGES = 3
 SHOWN_LINES = 5
 
@@ -129,7 +132,10 @@ def merge(parts: Sequence[Rows], folder: Path) -> Rows:
     judge = _Judge(parts, frames, labels)
     groups = {line: judge.groups(line) for line in _lines(frames)}
     apart = {line for line, found in groups.items() if any(judge.strangers(line, group) for group in found)}
-    frame, origin = _pooled(frames, groups, apart, labels)
+    evidence = {
+        name: _union([getattr(part, name) for part in parts]) for name in ("test", "transfer", "truth", "steps")
+    }
+    frame, origin = _pooled(frames, groups, apart, labels, evidence["test"])
     stores = list({part.store.root.resolve(): part.store for part in parts}.values())
     common = {f.name: getattr(parts[0], f.name) for f in dataclasses.fields(Rows)}
     common |= {
@@ -137,7 +143,7 @@ def merge(parts: Sequence[Rows], folder: Path) -> Rows:
         "question": " / ".join(dict.fromkeys(part.question for part in parts if part.question)),
         "folder": folder,
         "frame": frame,
-        **{name: _union([getattr(part, name) for part in parts]) for name in ("test", "transfer", "truth", "steps")},
+        **evidence,
         "standing": _standing(parts),
         "store": stores[0] if len(stores) == 1 else Stores(stores),
         "raw": dict(zip(labels, (part.raw for part in parts), strict=True)),
@@ -328,9 +334,14 @@ def _short(value: Any, most: int = 40) -> str:
 
 
 def _pooled(
-    frames: Sequence[pd.DataFrame], groups: Mapping[Line, list[list[int]]], apart: set[Line], labels: Sequence[str]
+    frames: Sequence[pd.DataFrame],
+    groups: Mapping[Line, list[list[int]]],
+    apart: set[Line],
+    labels: Sequence[str],
+    test: Mapping[Taken, Scored],
 ) -> tuple[pd.DataFrame, dict[str, Origin]]:
-    """One frame in the order of the first sweep's tasks and pairs, and where its methods come from."""
+    """One frame in the order of the first sweep's tasks, pairs and methods, and where its methods come from. Whichever
+    sweep a row is taken from, it stands where it was planned first: what comes first is the baseline."""
     origin: dict[str, Origin] = {}
     renamed: dict[tuple[Line, int], str] = {}
     for line, found in groups.items():
@@ -351,10 +362,47 @@ def _pooled(
         sweep=whole.groupby(RUN, sort=False)["sweep"].transform(lambda names: " + ".join(dict.fromkeys(names))),
         _task=pd.factorize(whole["task"])[0],
         _pair=pd.factorize(pd.MultiIndex.from_frame(whole[["weak", "student"]]))[0],
+        _run=whole.groupby(RUN, sort=False).ngroup(),
     )
     best = whole.sort_values("_done", ascending=False, kind="stable").drop_duplicates(RUN).index
-    kept = whole.loc[sorted(best)].sort_values(["_task", "_pair"], kind="stable")
-    return kept[columns].reset_index(drop=True), origin
+    kept = whole.loc[best].sort_values(["_task", "_pair", "_run"], kind="stable").reset_index(drop=True)
+    return _by_digest(kept[columns], whole, test), origin
+
+
+def _by_digest(kept: pd.DataFrame, whole: pd.DataFrame, test: Mapping[Taken, Scored]) -> pd.DataFrame:
+    """The rows with the numbers of one run for each digest, those that are in `test`: of the first sweep that has it.
+
+    Two results folders may hold other predictions under one digest, made on other machines.
+    """
+    found = kept.copy()
+    for role in ROLES:
+        key = [f"{role}_digest", *(["selection"] if role == "student" else [])]
+        columns = [f"{role}_{column}" for column in ("accuracy", "status", "reason", *SCORES[1:], "seconds", "flops")]
+        columns += ["selected_step", "evaluations", "selection_note"] if role == "student" else []
+        _take_first(found, whole, key, columns)
+    _take_first(found, whole, ["weak_digest"], ["label_accuracy"])
+    compared = [f"{role}_{column}" for role in ROLES for column in ("status", *SCORES)]
+    before, after = kept[compared], found[compared]
+    for place in np.flatnonzero(~((before == after) | (before.isna() & after.isna())).all(axis=1)):
+        row: dict[str, Any] = {str(name): value for name, value in found.iloc[place].items()}
+        models = {role: taken(role, row[f"{role}_digest"], row["selection"]) for role in ROLES}
+        if models["weak"] in test and models["student"] in test:
+            row |= rows.agreement_of(test[models["student"]], test[models["weak"]])
+        states = {role: row[f"{role}_status"] for role in ROLES if models[role] not in test}
+        for metric, name in (("accuracy", "pgr"), ("auroc", "pgr_auroc")):
+            row[name], row[f"{name}_reason"] = rows.recovered(row, metric, states)
+        for name in (*AGREEMENTS, "pgr", "pgr_reason", "pgr_auroc", "pgr_auroc_reason"):
+            found.loc[place, name] = row[name]
+    return found
+
+
+def _take_first(found: pd.DataFrame, whole: pd.DataFrame, key: list[str], columns: list[str]) -> None:
+    """Have the columns hold what the first row of an equal key has, where one has a number in the first of them."""
+    first = whole.loc[whole[columns[0]].notna(), [*key, *columns]].drop_duplicates(key)
+    joined = found[key].merge(first, on=key, how="left")
+    known = joined[columns[0]].notna()
+    for column in columns:
+        found[column] = joined[column].where(known, found[column]).astype(found[column].dtype)
 
 
 def _joined(labels: Sequence[str], group: Sequence[int]) -> str:

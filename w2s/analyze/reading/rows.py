@@ -52,6 +52,7 @@ FROM_THE_PLAN = (
 NUMBERS = {role: [f"{role}_{column}" for column in (*SCORES, "seconds", "flops")] for role in ROLES}
 EMPTY = {**dict.fromkeys(COLUMNS, NAN), "n": 0, "selection_note": ""}
 TWO_CLASSES = "AUROC needs two classes"
+BOTH_CLASSES = "AUROC needs examples of both classes"
 
 
 @dataclass
@@ -155,8 +156,19 @@ def _read_plan(path: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StepError(
-            f"{path}: damaged ({error!r}); `w2s plan` or `w2s sweep` with the YAML writes it again"
+            f"{path}: damaged ({_wrong(error)}); `w2s sweep` with the YAML writes it again and keeps what is finished"
         ) from None
+
+
+def _wrong(error: Exception) -> str:
+    """What is wrong with a plan.json, in words."""
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON: {error}"
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]}"
+    return str(error) if isinstance(error, ValueError) else "not built like a plan"
 
 
 def _row(sweep: str, cell: Mapping[str, Any], found: Evidence) -> tuple[Any, ...]:
@@ -179,14 +191,14 @@ def _row(sweep: str, cell: Mapping[str, Any], found: Evidence) -> tuple[Any, ...
     if cell["selection"] != "final":
         row.update(_choice(cell, found, row["student_reason"]))
     if truth is not None and "weak" not in states and "student" not in states:
-        row.update(_agreement(*(found.test[taken_of(cell, role)] for role in ("student", "weak"))))
+        row.update(agreement_of(*(found.test[taken_of(cell, role)] for role in ("student", "weak"))))
     row["label_accuracy"] = found.label_accuracy.get(cell["weak_digest"], NAN)
-    row["pgr"], row["pgr_reason"] = _recovered(row, "accuracy", states)
-    row["pgr_auroc"], row["pgr_auroc_reason"] = _recovered(row, "auroc", states)
+    row["pgr"], row["pgr_reason"] = recovered(row, "accuracy", states)
+    row["pgr_auroc"], row["pgr_auroc_reason"] = recovered(row, "auroc", states)
     return tuple(row.values())
 
 
-def _agreement(student: Scored, weak: Scored) -> dict[str, float]:
+def agreement_of(student: Scored, weak: Scored) -> dict[str, float]:
     """`metrics.agreement` by counting: one of 100,000 rows costs a tenth of what means over masks cost."""
     same_N = student.predicted_N == weak.predicted_N
     n, same = len(same_N), int(np.count_nonzero(same_N))
@@ -198,7 +210,7 @@ def _agreement(student: Scored, weak: Scored) -> dict[str, float]:
     }
 
 
-def _recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) -> tuple[float, str]:
+def recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) -> tuple[float, str]:
     """(PGR, why there is none) as a bare ratio: its interval belongs to the cell over seeds. `states` are those of the
     roles that have no numbers."""
     if metric == "auroc" and row["n_classes"] != 2:
@@ -210,7 +222,7 @@ def _recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) -
         )
     weak, student, ceiling = (row[f"{role}_{metric}"] for role in ROLES)
     if weak != weak or ceiling != ceiling:
-        return NAN, "AUROC needs examples of both classes"
+        return NAN, BOTH_CLASSES
     if ceiling <= weak:
         return NAN, "no gap: ceiling does not exceed weak"
     return (student - weak) / (ceiling - weak), ""

@@ -5,7 +5,7 @@ Derived and safe to delete: what is not there, of another version, damaged, or m
 its place, and what the other had found is read once more. Where nothing can be written nothing is kept.
 
     digest, part, supervisor      which predictions (`Wanted`)
-    stamp                         time of change, size and inode of every file they were read from
+    stamp                         times of change, size and inode of every file they were read from
     wall_s, flops                 what the manifest said
     step, place, evaluations      of a selection, which evaluation it chose; empty for final predictions
     auroc, ece, brier             numbers as `Scored` has them

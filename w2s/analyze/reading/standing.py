@@ -6,7 +6,6 @@ damaged says so here, and what needs it and is not there is blocked by it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ class Standing:
 
 
 DONE = Standing("done")
+NAMED = 2  # steps that are missing for one reason; more are counted
 WAITING = Standing("missing", "not run yet")
 RUNNING = Standing("missing", "running now")
 UNPLANNED = Standing("missing", "not in the plan's steps")
@@ -71,12 +71,17 @@ def unfinished(steps: Sequence[Mapping[str, Any]], standing: Mapping[str, Standi
         state = standing[step["digest"]]
         if state.status == "failed":
             yield f"failed: {step['title']}: {state.reason} (`w2s show {step['digest'][:12]}` has the log)"
-    count = Counter((s.status, s.reason) for s in standing.values() if s.status in ("blocked", "missing"))
-    for (status, reason), steps_left in sorted(count.items()):
-        yield f"{status}: {steps_left} {'step' if steps_left == 1 else 'steps'} ({reason})"
+    left: dict[tuple[str, str], list[str]] = {}
+    for step in steps:
+        state = standing[step["digest"]]
+        if state.status in ("blocked", "missing"):
+            left.setdefault((state.status, state.reason), []).append(step["title"])
+    for (status, reason), titles in sorted(left.items()):
+        what = "; ".join(titles) if len(titles) <= NAMED else f"{len(titles)} steps"
+        yield f"{status}: {what} ({reason})"
 
 
-def first_line(text: str, limit: int = 300) -> str:
+def first_line(text: str, limit: int = 600) -> str:
     """The first line of a text that says something, cut where it is long."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -5,6 +5,7 @@ const runView = document.getElementById("run");
 const title = document.title;
 const FEW_MATRICES = 4;
 let leftAt = 0; // where the overview was scrolled to
+let leftBy = null; // what had the focus there, such as the link that was followed
 
 // Matrices stand side by side, and where they are many behind one line that opens them.
 function grouped(sheets, names) {
@@ -82,6 +83,7 @@ function showOverview() {
     window.scrollTo(0, leftAt);
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
     if (target && !(location.hash === "#runs" && leftAt > 0)) target.scrollIntoView();
+    else leftBy?.focus({ preventScroll: true });
   }
 }
 
@@ -91,7 +93,10 @@ async function showRun(index, digest) {
     ? [element("p", { class: "back" }, element("a", { href: "#runs" }, "← All runs")), element("h1", {}, `This report has no run ${digest}`)]
     : await runPage(index, run);
   if (location.hash !== `#run/${digest}`) return; // somebody was faster
-  if (!overview.hidden) leftAt = window.scrollY;
+  if (!overview.hidden) {
+    leftAt = window.scrollY;
+    leftBy = overview.contains(document.activeElement) ? document.activeElement : null;
+  }
   overview.hidden = true;
   runView.replaceChildren(...content);
   runView.hidden = false;

@@ -78,9 +78,10 @@ function numbers(found) {
 function course(found) {
   if (found.lost) return section("Training", element("p", { class: "notice bad" }, found.lost));
   if (!found.history) return null;
-  const chosen = [...new Set(found.numbers.map((row) => row[1]).filter((step) => step !== null))].sort((a, b) => a - b);
-  const hint = chosen.length ? [element("p", { class: "hint" }, `Dashed: the evaluation that a selection took (${chosen.length > 1 ? "steps" : "step"} ${chosen.join(", ")}).`)] : [];
-  return section("Training", courses(found.history, chosen), ...hint);
+  const taken = found.numbers.filter(([, step]) => step !== null);
+  const said = taken.map(([selection, step]) => `step ${step.toLocaleString("en")} by ${selection}`).join(", ");
+  const hint = taken.length ? element("p", { class: "hint" }, `Dashed: the evaluations that were selected (${said}).`) : "";
+  return section("Training", courses(found.history, [...new Set(taken.map(([, step]) => step))]), hint);
 }
 
 function verdict(who, name, p, right) {

@@ -244,7 +244,7 @@ def _examples(rows: Rows, runs: Runs, student: int) -> dict[str, Any]:
         return {"lost": "no ground truth: the test split could not be read"}
     for name, needed in (("student", digest), ("supervisor", own.supervisor)):
         if Taken(needed) not in rows.test:
-            return {"lost": f"the {name} has no predictions yet"}
+            return {"lost": f"the {name} has no predictions that could be read"}
     try:
         return runs.disagreements.of(digest, own.supervisor, own.data)
     except StepError as error:

@@ -58,6 +58,7 @@ class _Line:
     basis: str
     accuracy: Three
     pairs: tuple[float, ...] = ()  # PGR of each, where the line stands for several
+    partial: bool = False  # tasks were left out
 
 
 def findings(cells: Sequence[Cell], metric: str) -> list[Finding]:
@@ -104,6 +105,7 @@ def _of(found: Median) -> _Line:
         "no task",
         basis if found.tasks else f"left out: {lost}",
         found.accuracy,
+        partial=bool(lost),
     )
 
 
@@ -118,10 +120,11 @@ def _over_pairs(lines: Sequence[_Line], *, over_tasks: bool) -> list[_Line]:
             found.append(_Line("", "", method, selection, math.nan, NONE, "no pair", lost[2:], (math.nan,) * 3))
             continue
         values = [line.value for line in known]
-        basis = f"median of {len(known)} pairs" + (", each a median over tasks" if over_tasks else "")
+        tasks = "the tasks that could enter" if any(line.partial for line in known) else "tasks"
+        basis = f"median of {len(known)} pairs" + (f", each a median over {tasks}" if over_tasks else "")
         basis += f"; from {min(values):.2f} to {max(values):.2f}"
         if len(known) == 1:
-            basis = "one pair" + (", its median over tasks" if over_tasks else "")
+            basis = "one pair" + (f", its median over {tasks}" if over_tasks else "")
         # Medians of accuracies would come from different pairs, and not make up this PGR.
         absent = (math.nan, math.nan, math.nan)
         found.append(_Line("", "", method, selection, median(values), NONE, "", basis + lost, absent, tuple(values)))

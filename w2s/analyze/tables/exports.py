@@ -15,6 +15,7 @@ from w2s.analyze.numbers.cells import AGREEMENTS, MEASURED, METRICS, Cell
 from w2s.analyze.numbers.medians import contests, medians
 from w2s.analyze.numbers.stats import Estimate
 from w2s.analyze.reading.rows import ROLES, WHOLE, Rows
+from w2s.analyze.reading.selection import DIAGNOSTIC
 
 if TYPE_CHECKING:
     import pyarrow
@@ -93,7 +94,7 @@ def medians_csv(cells: Sequence[Cell]) -> str:
     head += ["median_pgr", "median_pgr_low", "median_pgr_high", "tasks", "left_out"]
     head += [f"median_{role}" for role in ROLES]
     head += ["baseline", "compared_tasks", "wins", "ties", "losses", "median_pgr_difference", "mean_difference"]
-    head += ["sign_p", "wilcoxon_p", "t_p", "compared_left_out"]
+    head += ["sign_p", "wilcoxon_p", "t_p", "compared_left_out", "notes"]
     return _csv(head, (line for metric in METRICS for line in _medians(cells, metric)))
 
 
@@ -106,10 +107,11 @@ def _medians(cells: Sequence[Cell], metric: str) -> Iterable[list[Any]]:
         line += [*m.accuracy, baselines[key]]
         c = against.get(key)
         if c is None:  # the baseline itself
-            yield [*line, *[None] * 10]
-            continue
-        line += [c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
-        yield [*line, c.sign_p, c.wilcoxon_p, c.t_p, _reasons(c.left_out)]
+            line += [None] * 10
+        else:
+            line += [c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
+            line += [c.sign_p, c.wilcoxon_p, c.t_p, _reasons(c.left_out)]
+        yield [*line, DIAGNOSTIC if m.selection == "oracle" else ""]
 
 
 def _joined(numbers: Iterable[int]) -> str:

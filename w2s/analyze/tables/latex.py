@@ -24,6 +24,8 @@ PAGE_PT = 345  # the width of text in the class article, the narrowest in use
 BETWEEN_PT = 6  # columns of a table over pages
 # Fonts of numbers and intervals in a table over pages, the largest first, with the width of a digit in pt.
 SIZES = (("small", 4.7, "scriptsize", 4.1), ("footnotesize", 4.4, "tiny", 3.5), ("scriptsize", 4.1, "tiny", 3.5))
+PUNCTUATION = "\u2013\u2014\u2018\u2019\u201a\u201c\u201d\u201e\u2020\u2021\u2022\u2026\u2030\u2039\u203a\u20ac\u2122"
+UNKNOWN_LATIN = "\u0126\u0127\u0138\u013f\u0140\u0149\u0166\u0167\u017f"
 ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -61,9 +63,16 @@ def latex(document: Document) -> str:
         said = [*sheet.notes, *(document.sentences if sheet.kind == "cells" else [])]
         caption = prose(f"{sheet.about}. {' '.join(said)}".rstrip())
         lines += ["", *_table(sheet, caption)]
+    if strange := _beyond_latin("".join(lines)):
+        lines.insert(1, f"% and LuaLaTeX or XeLaTeX, with a font that has {strange}, at which pdfLaTeX stops")
     for head, remarks in (("not finished", document.unfinished), ("problem", document.problems)):
         lines += [f"% {head}: {remark}" for remark in remarks]
     return "\n".join(lines) + "\n"
+
+
+def _beyond_latin(text: str) -> str:
+    """The characters that pdfLaTeX does not know with T1: neither Latin letters nor their usual punctuation."""
+    return " ".join(sorted({c for c in text if (c > "\u017f" and c not in PUNCTUATION) or c in UNKNOWN_LATIN}))
 
 
 def _table(sheet: Sheet, caption: str) -> Iterable[str]:
@@ -107,7 +116,7 @@ def _on_a_page(sheet: Sheet, kept: Sequence[int], caption: str) -> Iterable[str]
     yield from (r"\begin{table}[tp]", r"\centering", r"\small", rf"\caption{{{caption}}}", SHRUNK)
     yield rf"\begin{{tabular}}{{{_format(sheet, kept)}}}"
     yield r"\toprule"
-    yield from _head(sheet, kept)
+    yield from _upright(sheet) if _is_wide_matrix(sheet, kept) else _head(sheet, kept)
     yield r"\midrule"
     yield from _body(sheet, kept, "scriptsize")
     yield from (r"\bottomrule", r"\end{tabular}}", r"\end{table}")
@@ -143,6 +152,18 @@ def _head(sheet: Sheet, kept: Sequence[int]) -> Iterable[str]:
         texts = textwrap.wrap(column.head, HEAD, break_long_words=False, break_on_hyphens=False) or [""]
         stacks.append([_arrows(text) for text in texts])
     return _rows(stacks, "\\\\")
+
+
+def _is_wide_matrix(sheet: Sheet, kept: Sequence[int]) -> bool:
+    """Names of many students side by side would have the numbers below them shrunk beyond reading."""
+    _, digit_pt, _, small_digit_pt = SIZES[0]
+    return sheet.kind == "matrix" and _width_pt(sheet, kept, digit_pt, small_digit_pt) > PAGE_PT
+
+
+def _upright(sheet: Sheet) -> Iterable[str]:
+    """The heads of a matrix, those of students from bottom to top."""
+    first, *students = (escape(column.head) for column in sheet.columns)
+    yield " & ".join([first, *(rf"\rotatebox{{90}}{{{name}}}" for name in students)]) + r" \\"
 
 
 def _body(sheet: Sheet, kept: Sequence[int], small: str) -> Iterable[str]:

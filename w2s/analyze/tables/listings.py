@@ -128,14 +128,21 @@ def differences(cells: Sequence[Cell], metric: str) -> list[Sheet]:
         )
     against = baselines[0] if len(baselines) == 1 else "the baseline"
     about = f"Difference from {against}, paired by seed and test example"
-    return [Sheet(about, columns, lines, tuple(_about_p(metric, against, of_many)), "differences")]
+    selected = len({cell.selection for cell in cells}) > 1
+    return [Sheet(about, columns, lines, tuple(_about_p(metric, baselines, selected, of_many)), "differences")]
 
 
-def _about_p(metric: str, against: str, of_many: bool) -> list[str]:
+def less_baseline(baselines: Sequence[str]) -> str:
+    """What a difference is of."""
+    return f"Method - {baselines[0]} (the baseline)" if len(baselines) == 1 else "Method - its baseline"
+
+
+def _about_p(metric: str, baselines: Sequence[str], selected: bool, of_many: bool) -> list[str]:
     name = "AUROC" if metric == "auroc" else "accuracy"
     said = [
-        f"Method - {against} (the baseline); p is two-sided, that {name} and with it PGR do not differ, by Student's t "
-        "with the variance and the degrees of freedom of the interval."
+        f"{less_baseline(baselines)}{', both under the same selection' if selected else ''}. p is two-sided, for no "
+        f"difference in {name} and so none in PGR, by Student's t with the variance and the degrees of freedom of the "
+        "interval."
     ]
     if of_many:
         said.append("p (Holm) is corrected for the number of tasks on which the same comparison is made.")

@@ -22,7 +22,10 @@ def sentences(cells: Sequence[Cell], metric: str) -> list[str]:
         return ["The sweep has no cells."]
     tests = _range("test example", [cell.n for cell in cells if cell.n])
     seeds = _range("seed", [len(cell.seeds) for cell in cells if cell.seeds])
-    said = [f"{tests}, {seeds}." if tests and seeds else "No student has finished yet."]
+    tasks = {one_line(cell.task) for cell in cells}
+    # Of one task no narrow table and none in LaTeX has a column.
+    of = f"Task {tasks.pop()}: " if len(tasks) == 1 else ""
+    said = [f"{of}{tests}, {seeds}." if tests and seeds else "No student has finished yet."]
     said += _intervals(cells, metric)
     said.append(f"PGR = (student - weak) / (ceiling - weak), from {NAMES[metric][1]} averaged over seeds.")
     said += _left_out(cells, metric)
@@ -95,6 +98,8 @@ def _selections(cells: Sequence[Cell]) -> list[str]:
             "oracle takes the evaluation with the best accuracy on the test examples that it is then measured on: "
             "a diagnostic and no result, and its intervals do not allow for the choice."
         )
+    if used - {"final"}:
+        said.append("The notes name the optimizer steps of the evaluations that were taken.")
     return said
 
 
@@ -108,15 +113,15 @@ def noise(found: Power) -> str:
         "test examples": (found.tests, f"about {_about(found.tests)} test examples at {seeds}"),
     }
     ways = [way for count, way in alone.values() if math.isfinite(count)]
-    hopeless = [name for name, (count, _) in alone.items() if math.isinf(count)]
+    hopeless = [f"more {name} alone" for name, (count, _) in alone.items() if math.isinf(count)]
     if hopeless and math.isfinite(found.both_seeds):
         ways.append(f"about {_about(found.both_seeds)} seeds with {_about(found.both_tests)} test examples")
     if not ways:
         return f"With the noise seen here no number of seeds and test examples within reach would show {what}."
     if found.seeds <= found.present_seeds and found.tests <= found.present_tests:
         return f"The noise seen here is small enough to see {what}: {' or '.join(ways)} would do."
-    said = f"The noise seen here would need {', or '.join(ways)}{',' if len(ways) > 1 else ''} to see {what}"
-    return said + (f"; {' or '.join(f'more {name}' for name in hopeless)} alone would not do." if hopeless else ".")
+    said = f"With the noise seen here it would take {', or '.join(ways)}{',' if len(ways) > 1 else ''} to see {what}"
+    return said + (f"; {' or '.join(hopeless)} would not do." if hopeless else ".")
 
 
 def _about(count: float) -> str:

@@ -13,7 +13,7 @@ from w2s.analyze.numbers.cells import Cell
 from w2s.analyze.numbers.medians import Contest, Median, contests, medians
 from w2s.analyze.reading.rows import ROLES
 from w2s.analyze.reading.selection import variant
-from w2s.analyze.tables.listings import LEVELS, METRIC_NAMES, pgr_head
+from w2s.analyze.tables.listings import LEVELS, METRIC_NAMES, less_baseline, pgr_head
 from w2s.analyze.tables.sheet import (
     ABSENT,
     PAIR,
@@ -70,7 +70,7 @@ def over_tasks(cells: Sequence[Cell], metric: str) -> list[Sheet]:
             f"than {FEWEST_FOR_INTERVAL} tasks."
         )
     else:
-        notes.append(f"An interval over tasks needs {FEWEST_FOR_INTERVAL} of them.")
+        notes.append(f"A 95 % interval of a median needs at least {FEWEST_FOR_INTERVAL} tasks.")
     about = f"Median {pgr_head(metric)} over tasks"
     return [without_empty_remarks(Sheet(about, columns, lines, tuple(notes), "medians"))]
 
@@ -188,7 +188,7 @@ def against_baseline(cells: Sequence[Cell], metric: str) -> list[Sheet]:
     lines = [_contest(contest, len(baselines) > 1) for contest in found]
     against = baselines[0] if len(baselines) == 1 else "the baseline"
     notes = [
-        f"Method - {against} (the baseline) over tasks, by PGR; p-values are two-sided, of the sign test, Wilcoxon's "
+        f"{less_baseline(baselines)} over tasks, by PGR; p-values are two-sided, of the sign test, Wilcoxon's "
         "signed-rank test and the paired t test over tasks."
     ]
     if any(contest.tasks < FEWEST_FOR_INTERVAL for contest in found):

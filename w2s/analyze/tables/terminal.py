@@ -28,7 +28,9 @@ ELSEWHERE = "table.md, table.csv and report.html"
 
 
 def show(document: Document, console: Console) -> None:
-    """Print the tables in the widest layout that fits, the sentences under them, and what is missing."""
+    """Print what was asked, the tables in the widest layout that fits, the sentences under them, what is missing."""
+    asked = f"{document.name}: {document.question}" if document.question else document.name
+    console.print(Text(f"{asked}\n"))
     many = any(sheet.per_cell and len(sheet.lines) > MOST_LINES for sheet in document.sheets)
     shown = [sheet for sheet in document.sheets if not sheet.aside]
     matrices = [sheet for sheet in shown if sheet.kind == "matrix"]
