@@ -97,9 +97,13 @@ def differences(rows: Rows, metric: str = "accuracy", baseline: str | None = Non
 def agreement(rows: Rows) -> pandas.DataFrame:
     """How often a student agrees with its supervisor on test: over all, where that is right, where it is wrong.
 
-    `label_accuracy` is the accuracy of the labels that the student was trained on.
+    The supervisor is the weak model of the pair. `label_accuracy` is the accuracy of the labels that the student
+    learned from, whoever gave them; `label_share` how much of transfer had one; `label_truth_share` how many of them
+    were ground truth by name.
     """
-    names = ("agreement", "agreement_right", "agreement_wrong", "label_accuracy")
+    from w2s.analyze.numbers.cells import AGREEMENTS, LABELS
+
+    names = (*AGREEMENTS, *LABELS)
 
     def line(cell: Cell) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -122,10 +122,10 @@ def require(
         if given not in known:
             problems.append(f"{flag}: no such {flag} {given!r}{nearest(given, known)}")
     classes = {str(cell.get("task")): cell.get("n_classes") for cell in cells}
-    if metric == "auroc" and classes and all(isinstance(n, int) and n > 2 for n in classes.values()):
-        several = ", ".join(f"{task} ({n})" for task, n in classes.items())
+    if metric == "auroc" and classes and all(isinstance(n, int) and n != 2 for n in classes.values()):
+        several = ", ".join(f"{task} ({n or 'generated text'})" for task, n in classes.items())
         problems.append(
-            f"metric: auroc needs two classes, and every task has more: {document.one_line(several)}; take accuracy"
+            f"metric: auroc needs two classes, and no task has two: {document.one_line(several)}; take accuracy"
         )
     methods = {str(cell.get("method")) for cell in cells}
     # What a merge calls `xent [SWEEP]` is known when it has been read, and `aggregate` refuses what is not there.

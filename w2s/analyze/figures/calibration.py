@@ -88,7 +88,7 @@ def _pooled(rows: Rows, cell: Cell, role: str, key: Key) -> Curve:
     """The counts of a cell's model, added over the seeds that have it."""
     assert role in ROLES
     wanted = [taken(role, getattr(run, role), cell.selection) for run in cell.runs]
-    bins = [found.bins_K3 for one in wanted if (found := rows.test.get(one)) is not None]
+    bins = [found.bins_K3 for one in wanted if (found := rows.test.get(one)) is not None and found.bins_K3.any()]
     return Curve(key, np.sum(bins, axis=0) if bins else np.zeros((0, 3)), len(bins))
 
 

@@ -17,14 +17,16 @@ import numpy as np
 import pandas as pd
 
 from w2s.analyze.numbers import resamples, spread, stats
-from w2s.analyze.numbers.cells import AGREEMENTS, DIFFERENCES, MEASURED, METRICS, Cell, Measured, Run
+from w2s.analyze.numbers.cells import AGREEMENTS, DIFFERENCES, LABELS, MEASURED, METRICS, Cell, Measured, Run
 from w2s.analyze.numbers.resamples import Measure
 from w2s.analyze.numbers.spread import Spread
 from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading.learned import LABELS as STEP
 from w2s.analyze.reading.metrics import placements
 from w2s.analyze.reading.predictions import Truth
-from w2s.analyze.reading.rows import BOTH_CLASSES, CELL_KEYS, ROLES, TWO_CLASSES, Rows
+from w2s.analyze.reading.rows import BOTH_CLASSES, CELL_KEYS, GENERATED, ROLES, TWO_CLASSES, Rows
 from w2s.analyze.reading.selection import DIAGNOSTIC, Taken, taken, variant
+from w2s.analyze.reading.standing import UNPLANNED
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
@@ -142,11 +144,19 @@ class _Pool:
             lambda: stats.difference(self.measure(metric, data, ceiling), self.measure(metric, data, weak)),
         )
 
-    def transfer(self, digests: list[str]) -> Estimate:
-        right = [self.rows.transfer[digest].right_N for digest in digests]
-        if len({len(right_N) for right_N in right}) > 1:
+    def labels(self, name: str, sources: list[str]) -> Estimate:
+        """One of LABELS over the seeds that learned from these."""
+        if len({len(self.rows.learned[source].kept_N) for source in sources}) > 1:
             return absent("transfer sets differ: the seeds cannot be pooled")
-        return self.once(("transfer", *digests), lambda: stats.mean(Measure(np.stack(right))))
+        return self.once((name, *sources), lambda: self._of_labels(name, sources))
+
+    def _of_labels(self, name: str, sources: list[str]) -> Estimate:
+        found = [self.rows.learned[source] for source in sources]
+        kept = Measure(np.stack([labels.kept_N for labels in found]))
+        if name == "label_share":
+            return stats.mean(kept)
+        part = Measure(np.stack([one.right_N if name == "label_accuracy" else one.truth_N for one in found]))
+        return stats.mean(part) if kept.mean == 1.0 else stats.share(part, kept, "no labels")
 
 
 def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool: _Pool) -> Cell:
@@ -176,7 +186,7 @@ def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool:
         "baseline": baseline,
         "runs": tuple(_runs(group)),
         "steps": tuple(int(step) for step in _known(readable, "selected_step")),
-        **(dict.fromkeys((*AGREEMENTS, "label_accuracy"), absent(mixed)) if mixed else _agreements(group, pool)),
+        **(dict.fromkeys((*AGREEMENTS, *LABELS), absent(mixed)) if mixed else _shares(group, pool)),
     }
     for metric in METRICS:
         unfit = mixed or _unfit(metric, values["n_classes"], group, pool.rows)
@@ -187,7 +197,7 @@ def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool:
 
 def _runs(group: Group) -> Iterable[Run]:
     for record in group:
-        digests = (str(record[f"{name}_digest"]) for name in ("data", *ROLES))
+        digests = (str(record[f"{name}_digest"]) for name in ("data", *ROLES, "label"))
         yield Run(int(record["seed"]), *digests)
 
 
@@ -202,7 +212,7 @@ def _mixed_tests(group: Group, rows: Rows) -> str:
 def _unfit(metric: str, classes: int, group: Group, rows: Rows) -> str:
     """Why a metric says nothing of these test examples, or nothing."""
     if metric == "auroc" and classes != 2:
-        return TWO_CLASSES
+        return TWO_CLASSES if classes else GENERATED
     truth = rows.truth.get(_data(group, rows))
     if metric == "auroc" and truth is not None and len(np.unique(truth.y_N)) < 2:
         return BOTH_CLASSES
@@ -272,14 +282,28 @@ def _differences(
     return dict(zip(DIFFERENCES, estimates, strict=True)), p, noise
 
 
+def _shares(group: Group, pool: _Pool) -> dict[str, Estimate]:
+    return {**_agreements(group, pool), **_labels(group, pool)}
+
+
+def _labels(group: Group, pool: _Pool) -> dict[str, Estimate]:
+    """How good the labels are that the students learned from: on transfer, over the examples that had one."""
+    sources = [record["label_digest"] for record in group if record["label_digest"] in pool.rows.learned]
+    if sources:
+        return {name: pool.labels(name, sources) for name in LABELS}
+    for record in group:
+        status = pool.rows.standing.get(record["label_digest"].removeprefix(STEP), UNPLANNED).status
+        if status != "done":
+            role = "weak" if record["label_digest"] == record["weak_digest"] else "labels"
+            return dict.fromkeys(LABELS, absent(f"{role} {status}"))
+    return dict.fromkeys(LABELS, _in_the_way(group, ()))
+
+
 def _agreements(group: Group, pool: _Pool) -> dict[str, Estimate]:
-    """Shares of test examples on which student and supervisor agree, and the supervisor's accuracy on transfer.
-    Source: Burns et al. 2023, sec. 5.1.1."""
-    labelled = [record["weak_digest"] for record in group if record["weak_digest"] in pool.rows.transfer]
-    found = {"label_accuracy": _or_absent(labelled, pool.transfer, group, ("weak",))}
+    """Shares of test examples on which student and weak model agree. Source: Burns et al. 2023, sec. 5.1.1."""
     couple = _present(group, ("weak", "student"), pool.rows)
     if not couple["weak"]:
-        return {**dict.fromkeys(AGREEMENTS, _or_absent([], pool.transfer, group, ("weak", "student"))), **found}
+        return dict.fromkeys(AGREEMENTS, _in_the_way(group, ("weak", "student")))
     test = pool.rows.test
     predicted = [[test[model].predicted_N for model in couple[role]] for role in ("weak", "student")]
     same_SN = np.stack(predicted[0]) == np.stack(predicted[1])
@@ -292,7 +316,7 @@ def _agreements(group: Group, pool: _Pool) -> dict[str, Estimate]:
         stats.share(same_right, right, "the supervisor is never right"),
         stats.share(same_wrong, wrong, "the supervisor is never wrong"),
     )
-    return {**dict(zip(AGREEMENTS, estimates, strict=True)), **found}
+    return dict(zip(AGREEMENTS, estimates, strict=True))
 
 
 def _models(group: Group, role: str) -> list[Taken]:
@@ -308,9 +332,12 @@ def _present(group: Group, roles: tuple[str, ...], rows: Rows) -> dict[str, list
 
 
 def _or_absent(models: list[M], make: Callable[[list[M]], Estimate], group: Group, roles: tuple[str, ...]) -> Estimate:
-    """The estimate, or what stands in its way: the state of the first model that no seed has."""
-    if models:
-        return make(models)
+    """The estimate, or what stands in its way."""
+    return make(models) if models else _in_the_way(group, roles)
+
+
+def _in_the_way(group: Group, roles: tuple[str, ...]) -> Estimate:
+    """Why there is no estimate: the state of the first model that no seed has."""
     names = {"base": "baseline student"}
     for role in roles:
         states = [status for status in dict.fromkeys(record[f"{role}_status"] for record in group) if status != "done"]

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from w2s.analyze.numbers.spread import Spread
-from w2s.analyze.numbers.stats import Estimate
+from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.reading.rows import ROLES
 from w2s.analyze.reading.selection import variant
 
 METRICS = ("accuracy", "auroc")
 CHANCE_AUROC = 0.5
+UNKNOWN = absent("not measured")
 
 
 class Run(NamedTuple):
@@ -22,6 +23,7 @@ class Run(NamedTuple):
     weak: str
     student: str
     ceiling: str
+    labels: str = ""  # what the student learned from: a train step, or 'labels ' and a labels step
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Measured:
 MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
 DIFFERENCES = ("difference", "pgr_difference")
 AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
+LABELS = ("label_accuracy", "label_share", "label_truth_share")
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,18 @@ class Cell:
     agreement: Estimate
     agreement_right: Estimate  # where the supervisor is right
     agreement_wrong: Estimate
-    label_accuracy: Estimate  # the supervisor's, on transfer
+    label_accuracy: Estimate  # of the labels that the student learned from, on transfer
     baseline: str
     runs: tuple[Run, ...] = ()  # by seed
     steps: tuple[int, ...] = ()  # those chosen, by seed; empty for the final selection
     notes: tuple[str, ...] = ()
+    label_share: Estimate = UNKNOWN  # of transfer, that had a label
+    label_truth_share: Estimate = UNKNOWN  # of those labels, that were ground truth by name
+
+    @property
+    def own_labels(self) -> bool:
+        """True where students learned from others than the weak model's predictions as they are."""
+        return any(run.labels not in ("", run.weak) for run in self.runs)
 
     @property
     def variant(self) -> str:

@@ -34,7 +34,8 @@ RUN = [*CELL_KEYS, "seed"]
 # What a row says of models. How long a run took and what it cost is none of it.
 NUMBERS = (
     *(f"{role}_{column}" for column in ("accuracy", "auroc", "ece", "brier") for role in ROLES),
-    *("agreement", "agreement_right", "agreement_wrong", "label_accuracy", "pgr", "pgr_auroc"),
+    *("agreement", "agreement_right", "agreement_wrong", "pgr", "pgr_auroc"),
+    *("label_accuracy", "label_examples", "label_share", "label_truth_share"),
     *("n", "n_classes", "majority_share", "selected_step", "evaluations"),
 )
 FIRST = ("student_accuracy", "ceiling_accuracy", "weak_accuracy", "pgr")  # of the numbers, those that readers look for
@@ -229,8 +230,8 @@ class _Noise:
         if role in ROLES and metric in ("accuracy", "auroc"):
             return self._of_role(row, role, metric, end)
         if column == "label_accuracy":
-            labelled = self.sides[end].transfer.get(str(row[f"weak_digest_{end}"]))
-            return None if labelled is None else labelled.right_N.astype(np.float64)
+            labels = self.sides[end].learned.get(str(row[f"label_digest_{end}"]))
+            return None if labels is None or labels.kept_share < 1 else labels.right_N.astype(np.float64)
         if column == "agreement":
             models = [self._model(row, role, end) for role in ("weak", "student")]
             return None if None in models else (models[0].predicted_N == models[1].predicted_N).astype(np.float64)

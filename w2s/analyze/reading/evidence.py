@@ -2,7 +2,7 @@
 
 What is damaged costs no more than it must: ground truth that cannot be read costs all that is measured with it, final
 predictions every selection of their student, evaluations one student's selections, a supervisor's predictions for val
-those of its students, and for transfer the label accuracy alone.
+those of its students, and labels for transfer what is said of labels alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from w2s.analyze.reading import learned
 from w2s.analyze.reading.demand import Reading
+from w2s.analyze.reading.learned import LABELS, Learned
 from w2s.analyze.reading.parallel import Data
 from w2s.analyze.reading.predictions import Found, Reader, Truth, Wanted, judge
 from w2s.analyze.reading.scoring import Scored
@@ -33,7 +35,7 @@ class Evidence:
         self.transfer: dict[str, Scored] = {}
         self.truth: dict[str, Truth] = {}  # of test, by materialize digest
         self.majority_share: dict[str, float] = {}
-        self.label_accuracy: dict[str, float] = {}  # of a supervisor's hard labels on transfer: what its student sees
+        self.learned: dict[str, Learned] = {}  # labels for transfer, by what students learned from (a cell's `judge`)
         self.numbers: dict[Taken, Numbers] = {}
         self.choices: dict[Taken, Choice] = {}
         self.chosen: dict[Taken, Standing] = {}  # of a student under a selection, where its step's own does not tell
@@ -59,6 +61,7 @@ class Evidence:
             answers = reading.take(asked)
             for wanted in (one for ones in asked.values() for one in ones):  # in the order of the plan
                 self._other(wanted, answers[wanted])
+            self._read_labels(cells)
         finally:
             reading.keep(there)
 
@@ -107,11 +110,23 @@ class Evidence:
                 self.chosen[which] = Standing("damaged", self.problems[-1])
         elif wanted.part == "transfer":
             self.transfer[wanted.digest] = found.scored
-            self.label_accuracy[wanted.digest] = found.scored.accuracy
+            self.learned[wanted.digest] = learned.of_predictions(found.scored)
         else:
             assert found.choice is not None
             self._keep(which, found)
             self.choices[which] = found.choice
+
+    def _read_labels(self, cells: Iterable[Mapping[str, Any]]) -> None:
+        """What labels steps made. They are few beside predictions, and so are not kept for the next time."""
+        made = {cell["judge"]: _data(cell) for cell in cells if cell["judge"].startswith(LABELS)}
+        for source, data in made.items():
+            digest = source.removeprefix(LABELS)
+            if not (self._is_done(digest) and self._is_done(data.digest)):
+                continue
+            try:
+                self.learned[source] = learned.of_step(self._reader, digest, data.digest, data.classes)
+            except StepError as error:
+                self.problems.append(first_line(str(error)))
 
 
 def taken_of(cell: Mapping[str, Any], role: str) -> Taken:
@@ -130,11 +145,13 @@ def _finals(cells: Iterable[Mapping[str, Any]]) -> dict[Data, dict[Wanted, None]
 
 
 def _others(cells: Iterable[Mapping[str, Any]]) -> dict[Data, dict[Wanted, None]]:
-    """Of each data set its supervisors' labels for transfer and its students' selections, once."""
+    """Of each data set its supervisors' predictions for transfer and its students' selections, once."""
     found: dict[Data, dict[Wanted, None]] = {}
     for cell in cells:
         own = found.setdefault(_data(cell), {})
         own[Wanted(cell["weak_digest"], "transfer")] = None
+        if not cell["judge"].startswith(LABELS):
+            own[Wanted(cell["judge"], "transfer")] = None
         if cell["selection"] != "final":
             chooses = cell["judge"] if cell["selection"] == "weak_val" else ""
             own[Wanted(cell["student_digest"], cell["selection"], chooses)] = None

@@ -35,6 +35,7 @@ Key = tuple[str, ...]  # role, task, and the names that the role's runs depend o
 LINE = ["weak", "student", "method"]
 RUN = ["task", *LINE, "selection", "seed"]
 AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
+LABELS = ["label_accuracy", "label_examples", "label_share", "label_truth_share"]
 SHOWN_CHANGES = 3
 SHOWN_LINES = 5
 
@@ -133,7 +134,8 @@ def merge(parts: Sequence[Rows], folder: Path) -> Rows:
     groups = {line: judge.groups(line) for line in _lines(frames)}
     apart = {line for line, found in groups.items() if any(judge.strangers(line, group) for group in found)}
     evidence = {
-        name: _union([getattr(part, name) for part in parts]) for name in ("test", "transfer", "truth", "steps")
+        name: _union([getattr(part, name) for part in parts])
+        for name in ("test", "transfer", "truth", "learned", "steps")
     }
     frame, origin = _pooled(frames, groups, apart, labels, evidence["test"])
     stores = list({part.store.root.resolve(): part.store for part in parts}.values())
@@ -380,7 +382,7 @@ def _by_digest(kept: pd.DataFrame, whole: pd.DataFrame, test: Mapping[Taken, Sco
         columns = [f"{role}_{column}" for column in ("accuracy", "status", "reason", *SCORES[1:], "seconds", "flops")]
         columns += ["selected_step", "evaluations", "selection_note"] if role == "student" else []
         _take_first(found, whole, key, columns)
-    _take_first(found, whole, ["weak_digest"], ["label_accuracy"])
+    _take_first(found, whole, ["label_digest"], LABELS)
     compared = [f"{role}_{column}" for role in ROLES for column in ("status", *SCORES)]
     before, after = kept[compared], found[compared]
     for place in np.flatnonzero(~((before == after) | (before.isna() & after.isna())).all(axis=1)):

@@ -140,7 +140,7 @@ def ece(p_NC: Floats, y_N: Ints, bins: int = 15) -> float:
 
 def majority_share(y_N: Ints) -> float:
     """Accuracy of always predicting the most frequent class."""
-    return float(np.bincount(y_N).max() / len(y_N)) if len(y_N) else float("nan")
+    return float(np.unique(y_N, return_counts=True)[1].max() / len(y_N)) if len(y_N) else float("nan")
 
 
 def _share(hit_N: Bools) -> float:

@@ -3,12 +3,16 @@
 Refuses (StepError, naming the artifact) what does not fit: files that are not those of their manifest, ids missing,
 repeated or extra, logits that are not finite or not one per class, labels outside the classes.
 
+Where a task has no classes (`classes` 0) its predictions are texts. A text stands for itself as a number, its hash: so
+texts are right, and agree, where they are the same.
+
 Shapes: N examples, C classes, E evaluations during training in ascending order of their steps, M rows of a file, B
 artifacts that are read and scored together.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from numpy.typing import NDArray
 from w2s.analyze.reading import files, metrics
 from w2s.analyze.reading.files import Artifact, Chunk, Content
 from w2s.analyze.reading.scoring import Scored as Scored  # of this module, for those who ask
-from w2s.analyze.reading.scoring import score
+from w2s.analyze.reading.scoring import score, score_texts
 from w2s.analyze.reading.selection import Choice, choose
 from w2s.errors import StepError
 from w2s.store import Store
@@ -166,6 +170,8 @@ class Reader:
             truth = self.truth(data, split, classes)
         except StepError as error:
             return dict.fromkeys(wanted, str(error))
+        if not classes:
+            return {one: self._of_texts(one, truth) for one in wanted}
         read: dict[Wanted, Found | str] = {}
         sound: list[tuple[Wanted, Artifact, bytes]] = []
         logits_CBN = np.empty((classes, len(wanted), len(truth.ids)))
@@ -181,6 +187,20 @@ class Reader:
         for (one, made, stamp), own in zip(sound, scored, strict=True):
             read[one] = Found(own, made.wall_s, made.flops, None, stamp)
         return read
+
+    def _of_texts(self, one: Wanted, truth: Truth) -> Found | str:
+        """The texts that a train step generated, scored."""
+        name = f"predictions/{one.part}.parquet of train {one.digest[:12]}"
+        try:
+            made = files.artifact(self.store, "train", one.digest)
+            file = files.content(made, f"predictions/{one.part}.parquet")
+            table = files.columns(files.parquet(file), file, ("example_id", "answer"), name)
+            place_N = metrics.join(table["example_id"].to_pylist(), truth.ids, name, truth.name)
+            text_N = _hashes(table["answer"], name)[place_N]
+        except StepError as error:
+            return str(error)
+        stamp = truth.stamp + made.stamp + file.stamp
+        return Found(score_texts(text_N, truth.y_N), made.wall_s, made.flops, None, stamp)
 
     def chosen(self, wanted: Sequence[Wanted], data: str, classes: int) -> dict[Wanted, Found | str]:
         """Test predictions of one train step as selections choose them; of what is damaged a message."""
@@ -238,12 +258,14 @@ class Reader:
         name = f"{split}.parquet of materialize {data[:12]}"
         made = files.artifact(self.store, "materialize", data)
         file = files.content(made, f"{split}.parquet")
-        table = files.columns(files.parquet(file), file, ("example_id", "label"), name)
-        ids, y_N = table["example_id"].to_pylist(), table["label"].to_numpy()
+        column = "label" if classes else "answer"
+        table = files.columns(files.parquet(file), file, ("example_id", column), name)
+        ids = table["example_id"].to_pylist()
+        y_N = table["label"].to_numpy() if classes else _hashes(table["answer"], name)
         if not len(y_N):
             raise StepError(f"{name} holds no examples; remove the artifact and run the sweep again")
         whole = np.issubdtype(y_N.dtype, np.integer)
-        if table["label"].null_count or not whole or y_N.min() < 0 or y_N.max() >= classes:
+        if classes and (table["label"].null_count or not whole or y_N.min() < 0 or y_N.max() >= classes):
             raise StepError(
                 f"{name}: a label is empty or outside 0 to {classes - 1}; remove the artifact and run again"
             )
@@ -336,6 +358,17 @@ def _or_raise(found: T | str) -> T:
     if isinstance(found, str):
         raise StepError(found)
     return found
+
+
+def _hashes(column: pyarrow.ChunkedArray, name: str) -> NDArray[np.int64]:
+    """A number for each text, the same for the same text; that two of a million share one has p = 3e-8."""
+    texts = column.to_pylist()
+    if not all(isinstance(text, str) for text in texts):
+        raise StepError(f"{name}: an answer is no text; remove the artifact and run the sweep again")
+    found = [
+        int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") for text in texts
+    ]
+    return np.array(found, dtype=np.uint64).view(np.int64)
 
 
 def _ascending(ids: list[Any], name: str) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from w2s.analyze.reading.evidence import Evidence, taken_of
+from w2s.analyze.reading.learned import Learned
 from w2s.analyze.reading.predictions import Scored, Truth, judge_of
 from w2s.analyze.reading.selection import DIAGNOSTIC, SELECTIONS, Taken
 from w2s.analyze.reading.standing import UNPLANNED, Standing, standings, unfinished
@@ -36,15 +37,17 @@ COLUMNS = (
     *("weak_params", "student_params"),
     *(f"{role}_{column}" for role in ROLES for column in ("status", "reason")),
     *(f"{role}_{column}" for column in SCORES for role in ROLES),
-    *("agreement", "agreement_right", "agreement_wrong", "label_accuracy"),
+    *("agreement", "agreement_right", "agreement_wrong"),
+    # Of the labels that the student learned from, whoever gave them.
+    *("label_accuracy", "label_examples", "label_share", "label_truth_share"),
     *("pgr", "pgr_reason", "pgr_auroc", "pgr_auroc_reason"),
     # Of the run that trained the model and predicted with it, as its manifest says.
     *(f"{role}_{column}" for column in ("seconds", "flops") for role in ROLES),
     # Of how many evaluations the student of which optimizer step counts; empty for `final`, which does not choose.
     *("selected_step", "evaluations", "selection_note"),
-    *("data_digest", *(f"{role}_digest" for role in ROLES)),
+    *("data_digest", *(f"{role}_digest" for role in ROLES), "label_digest"),
 )
-WHOLE = ("seed", "n", "n_classes", "weak_params", "student_params", "selected_step", "evaluations")
+WHOLE = ("seed", "n", "n_classes", "weak_params", "student_params", "label_examples", "selected_step", "evaluations")
 FROM_THE_PLAN = (
     *("task", "weak", "student", "method", "seed", "selection", "metric", "n_classes", "weak_params", "student_params"),
     *("data_digest", *(f"{role}_digest" for role in ROLES)),
@@ -52,6 +55,7 @@ FROM_THE_PLAN = (
 NUMBERS = {role: [f"{role}_{column}" for column in (*SCORES, "seconds", "flops")] for role in ROLES}
 EMPTY = {**dict.fromkeys(COLUMNS, NAN), "n": 0, "selection_note": ""}
 TWO_CLASSES = "AUROC needs two classes"
+GENERATED = "generated text has no AUROC"
 BOTH_CLASSES = "AUROC needs examples of both classes"
 
 
@@ -59,7 +63,7 @@ BOTH_CLASSES = "AUROC needs examples of both classes"
 class Rows:
     """A sweep's results: `frame` has one row per cell and seed, in the order of the plan (columns: COLUMNS).
 
-    `test`, `transfer` and `truth` hold what the rows were computed from, for intervals and differences.
+    `test`, `transfer`, `truth` and `learned` hold what the rows were computed from, for intervals and differences.
     `problems` names what is damaged; `unfinished` counts what failed, is blocked or was not run yet, a line each.
     """
 
@@ -68,8 +72,9 @@ class Rows:
     folder: Path
     frame: pd.DataFrame
     test: dict[Taken, Scored] = field(default_factory=dict)  # by train digest and selection
-    transfer: dict[str, Scored] = field(default_factory=dict)  # by train digest, supervisors only
+    transfer: dict[str, Scored] = field(default_factory=dict)  # by train digest, of those that label
     truth: dict[str, Truth] = field(default_factory=dict)  # by materialize digest; the test split
+    learned: dict[str, Learned] = field(default_factory=dict)  # labels for transfer, by the frame's `label_digest`
     problems: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     store: Store = field(default_factory=lambda: Store(Path("results") / "store"))
@@ -122,6 +127,7 @@ def load(
     if found.damaged:  # what needs it and is not there is blocked
         found.standing = standings(plan["steps"], rows.store, found.damaged, overview)
     rows.standing, rows.test, rows.transfer, rows.truth = found.standing, found.test, found.transfer, found.truth
+    rows.learned = found.learned
     records = [_row(rows.name, cell, found) for cell in plan["cells"]]
     rows.frame = pd.DataFrame.from_records(records, columns=list(COLUMNS)).astype(
         dict.fromkeys(WHOLE, "Int64")  # though some are absent
@@ -192,7 +198,11 @@ def _row(sweep: str, cell: Mapping[str, Any], found: Evidence) -> tuple[Any, ...
         row.update(_choice(cell, found, row["student_reason"]))
     if truth is not None and "weak" not in states and "student" not in states:
         row.update(agreement_of(*(found.test[taken_of(cell, role)] for role in ("student", "weak"))))
-    row["label_accuracy"] = found.label_accuracy.get(cell["weak_digest"], NAN)
+    row["label_digest"] = cell["judge"]
+    labels = found.learned.get(cell["judge"])
+    if labels is not None:
+        row.update(label_accuracy=labels.accuracy, label_examples=labels.kept)
+        row.update(label_share=labels.kept_share, label_truth_share=labels.truth_share)
     row["pgr"], row["pgr_reason"] = recovered(row, "accuracy", states)
     row["pgr_auroc"], row["pgr_auroc_reason"] = recovered(row, "auroc", states)
     return tuple(row.values())
@@ -214,7 +224,7 @@ def recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) ->
     """(PGR, why there is none) as a bare ratio: its interval belongs to the cell over seeds. `states` are those of the
     roles that have no numbers."""
     if metric == "auroc" and row["n_classes"] != 2:
-        return NAN, TWO_CLASSES
+        return NAN, TWO_CLASSES if row["n_classes"] else GENERATED
     if states:
         return NAN, "; ".join(
             f"{role} {status}" if status != "done" else f"no ground truth to measure the {role} with"

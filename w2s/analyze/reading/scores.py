@@ -9,7 +9,7 @@ its place, and what the other had found is read once more. Where nothing can be 
     wall_s, flops                 what the manifest said
     step, place, evaluations      of a selection, which evaluation it chose; empty for final predictions
     auroc, ece, brier             numbers as `Scored` has them
-    predicted, right, rank, bins  its arrays as bytes: 8 or 16 bits a class, one bit, 16 or 32 bits, float64
+    predicted, right, rank, bins  its arrays as bytes: 8 or 16 bits a class (64 a text), one bit, 16 or 32 bits, float64
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ def _found(table: pyarrow.Table, classes: int, stamps: Mapping[Wanted, bytes]) -
         if stamps.get(wanted) != columns["stamp"][place]:
             continue
         one = {name: column[place] for name, column in columns.items()}
-        predicted_N = np.frombuffer(one["predicted"], _class_type(classes)).astype(np.int16)
+        stored_N = np.frombuffer(one["predicted"], _class_type(classes))
+        predicted_N = stored_N.astype(np.int16) if classes else stored_N.astype(np.int64)
         n = len(predicted_N)
         rank_N = _sized(one["rank"], rank_type(n), n) if classes == 2 else None
         bins_K3 = _sized(one["bins"], np.float64, 3 * BINS).reshape(BINS, 3)
@@ -219,5 +220,7 @@ def _sized(data: bytes, kind: type[np.generic], n: int) -> NDArray[Any]:
     return array
 
 
-def _class_type(classes: int) -> type[np.unsignedinteger[Any]]:
+def _class_type(classes: int) -> type[np.integer[Any]]:
+    if not classes:  # numbers of texts
+        return np.int64
     return np.uint8 if classes <= 1 << 8 else np.uint16

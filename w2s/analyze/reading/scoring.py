@@ -24,14 +24,16 @@ BINS = 15  # of confidence, equal in width. Source: Guo et al. 2017, sec. 2
 class Scored:
     """What one train step's predictions come to against the ground truth of a split."""
 
-    predicted_N: NDArray[np.int16]  # classes, in the order of the truth's ids
+    # Classes, in the order of the truth's ids; of generated texts a number that equal ones share.
+    predicted_N: NDArray[np.int16] | NDArray[np.int64]
     right_N: NDArray[np.bool_]
-    auroc: float  # NaN where there are more than two classes, or one of the two is not in the split
+    auroc: float  # NaN where there are not two classes, or one of the two is not in the split
     ece: float
     brier: float
     # Dense ranks of logit 1 - logit 0, all that AUROC depends on; None where there are more than two classes.
     margin_rank_N: NDArray[np.unsignedinteger[Any]] | None
-    bins_K3: NDArray[np.float64]  # of each bin: examples, sum of their confidence, how many of them are right
+    # Of each bin: examples, sum of their confidence, how many of them are right; all zero for generated texts.
+    bins_K3: NDArray[np.float64]
 
     @property
     def accuracy(self) -> float:
@@ -59,6 +61,15 @@ def score(logits_CBN: NDArray[np.float64], y_N: Ints) -> list[Scored]:
         Scored(predicted_BN[b], right_BN[b], auroc, float(ece_B[b]), float(brier_B[b]), rank_N, bins_BK3[b])
         for b, (auroc, rank_N) in enumerate(ranked)
     ]
+
+
+def score_texts(text_N: Ints, y_N: Ints) -> Scored:
+    """Generated texts, as numbers that equal texts share, against the truth's: right where they are the same.
+
+    A text that was generated has no probability of being right, so there is no AUROC, ECE and Brier score.
+    """
+    nan, bins_K3 = float("nan"), np.zeros((BINS, 3))
+    return Scored(text_N.astype(np.int64), text_N == y_N, nan, nan, nan, None, bins_K3)
 
 
 def confidence_bins(confidence_BN: Floats, right_BN: Bools) -> NDArray[np.float64]:

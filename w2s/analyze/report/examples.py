@@ -8,7 +8,8 @@ worst, the same texts serve many students, and each text is stored once. Shapes:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,9 @@ class Disagreements:
         found: dict[str, Any] = {"n": len(truth.ids), "of": int(differ_N.sum()), "shown": []}
         if not len(place_W):
             return found
+        if test[Taken(student)].predicted_N.dtype == np.int64:  # numbers of generated texts
+            found["shown"] = self._answers(student, supervisor, data, place_W)
+            return found
         if self._latest is None or self._latest[0] != supervisor:
             self._latest = (supervisor, _probabilities(self.rows.store, supervisor, truth.ids))
         weak_WC = self._latest[1][place_W]
@@ -79,6 +83,29 @@ class Disagreements:
             text = texts.used.setdefault(place, len(texts.used))
             found["shown"].append([text, int(truth.y_N[place]), *_verdict(student_C), *_verdict(weak_C)])
         return found
+
+    def _answers(self, student: str, supervisor: str, data: str, place_W: Places) -> list[list[int]]:
+        """The same of generated texts, which stand among the classes one by one."""
+        texts, ids = self.texts[data], [self.rows.truth[data].ids[place] for place in place_W]
+
+        def named(answer: str) -> int:
+            if answer not in texts.classes:
+                texts.classes.append(answer)
+            return texts.classes.index(answer)
+
+        truth = _read(self.rows.store, "materialize", data, "test.parquet", ids, ["answer"])
+        given = [
+            _read(self.rows.store, "train", digest, "predictions/test.parquet", ids, ["answer", "log_prob"])
+            for digest in (student, supervisor)
+        ]
+        shown = []
+        for place, right, *answers in zip(place_W.tolist(), truth, *given, strict=True):
+            text = texts.used.setdefault(place, len(texts.used))
+            row = [text, named(right["answer"])]
+            for one in answers:
+                row += [named(one["answer"]), round(100 * math.exp(one["log_prob"]))]
+            shown.append(row)
+        return shown
 
     def read_texts(self) -> None:
         """Read the texts that were used, each data set's file once."""
@@ -100,6 +127,17 @@ class Disagreements:
             if example in wanted:
                 kept[wanted[example]] = _readable(text, own.classes)
         return kept
+
+
+def _read(
+    store: Store, kind: str, digest: str, name: str, ids: Sequence[str], columns: list[str]
+) -> list[dict[str, Any]]:
+    """Rows of a file for these examples, in their order."""
+    rows = store.read_table(kind, digest, name, ["example_id", *columns]).to_pylist()
+    found = {row["example_id"]: row for row in rows}
+    if not found.keys() >= set(ids):
+        raise StepError(f"{name} of {kind} {digest[:12]}: lacks an example that its data set has")
+    return [found[example_id] for example_id in ids]
 
 
 def _readable(text: str | list[str], classes: list[str]) -> str:

@@ -107,7 +107,8 @@ def _facts(rows: Rows) -> dict[str, Facts]:
                 own.supervisor, own.supervisor_model = str(row["weak_digest"]), str(row["weak"])
                 own.methods[str(row["method"])] = None
             if role == "weak":
-                own.label_accuracy = number(row["label_accuracy"])
+                labelled = rows.transfer.get(digest)  # its own labels, whoever learned from others
+                own.label_accuracy = number(None if labelled is None else labelled.accuracy)
             numbers = _numbers(row, role)
             if numbers is not None and numbers not in own.numbers:
                 own.numbers.append(numbers)

@@ -48,12 +48,14 @@ def compose(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> Docu
 
 def sheets(rows: Rows, cells: Sequence[Cell], metric: str) -> list[Sheet]:
     """The tables of a sweep, the shortest answers first: medians over tasks, matrices of pairs, then the cells, their
-    agreement, their differences from the baseline, and these over tasks. What there is nothing of is not there."""
+    agreement, their labels, their differences from the baseline, and these over tasks. What there is nothing of is
+    not there."""
     return [
         *summaries.over_tasks(cells, metric),
         *summaries.matrices(cells, metric),
         listings.levels(rows, cells, metric),
         listings.agreement(cells),
+        *listings.labels(cells),
         *listings.differences(cells, metric),
         *summaries.against_baseline(cells, metric),
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from w2s.analyze.numbers.cells import AGREEMENTS, MEASURED, METRICS, Cell
+from w2s.analyze.numbers.cells import AGREEMENTS, LABELS, MEASURED, METRICS, Cell
 from w2s.analyze.numbers.medians import contests, medians
 from w2s.analyze.numbers.stats import Estimate
 from w2s.analyze.reading.rows import ROLES, WHOLE, Rows
@@ -48,7 +48,7 @@ def _cell_columns() -> list[str]:
             stem = column_of(metric, name)
             head += [stem, f"{stem}_low", f"{stem}_high", f"{stem}_seeds", f"{stem}_reason"]
         head += [_own(metric, name) for name in ("p", "p_holm", "left_out")]
-    for name in (*AGREEMENTS, "label_accuracy"):
+    for name in (*AGREEMENTS, *LABELS):
         head += [name, f"{name}_low", f"{name}_high", f"{name}_seeds", f"{name}_reason"]
     return [*head, "notes"]
 
@@ -78,7 +78,7 @@ def _cell(cell: Cell) -> Record:
             line |= _estimate(column_of(metric, name), getattr(found, name))
         line |= {_own(metric, "p"): found.p, _own(metric, "p_holm"): found.p_holm}
         line[_own(metric, "left_out")] = cell.left_out(metric)
-    for name in (*AGREEMENTS, "label_accuracy"):
+    for name in (*AGREEMENTS, *LABELS):
         line |= _estimate(name, getattr(cell, name))
     return {**line, "notes": "; ".join(cell.notes)}
 

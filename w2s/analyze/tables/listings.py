@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.cells import LABELS, Cell
 from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
 from w2s.analyze.tables.sheet import (
     ABSENT,
@@ -61,8 +61,8 @@ def levels(rows: Rows, cells: Sequence[Cell], metric: str) -> Sheet:
                 Value(one_line("; ".join(_notes(cell, metric, blocked)))),
             )
         )
-    notes = [f"{NOT_BINARY}: the task has more than two classes, and AUROC needs two."]
-    unfit = metric == "auroc" and any(cell.n_classes > 2 for cell in cells)
+    notes = [f"{NOT_BINARY}: the task has more than two classes (or generates text), and AUROC needs two."]
+    unfit = metric == "auroc" and any(cell.n_classes != 2 for cell in cells)
     about = f"{METRIC_NAMES[metric]} and performance gap recovered"
     return without_empty_remarks(Sheet(about, columns, lines, tuple(notes) if unfit else (), "cells"))
 
@@ -89,9 +89,29 @@ def agreement(cells: Sequence[Cell]) -> Sheet:
     notes = (
         "Share of test examples on which student and supervisor predict the same class: of all, of those where the "
         "supervisor is right, and of those where it is wrong.",
-        "Label acc. is the accuracy of the supervisor's labels on the examples that the student learned from.",
+        "Label acc. is the accuracy of the labels that the student learned from.",
+        *(["The supervisor is the weak model of the pair."] if any(cell.own_labels for cell in cells) else []),
     )
     return Sheet("Agreement of the student with its supervisor", columns, lines, notes, "agreement")
+
+
+def labels(cells: Sequence[Cell]) -> list[Sheet]:
+    """Every cell, by the labels that its student learned from; none where all are their weak models' own."""
+    if not any(cell.own_labels for cell in cells):
+        return []
+    heads = ("Label acc.", "Labelled", "Ground truth")
+    columns = (
+        Column("Task", spare=True),
+        Column(PAIR),
+        Column("Method"),
+        *(Column(head, numeric=True) for head in heads),
+    )
+    lines: list[Line] = [(*_names(cell), *(value_of(getattr(cell, name), 3) for name in LABELS)) for cell in cells]
+    notes = (
+        "Label acc. is the accuracy of the labels that the student learned from, whoever gave them; Labelled the share "
+        "of transfer that had one; Ground truth the share of these that were ground truth, asked for by name.",
+    )
+    return [Sheet("Labels that students learned from", columns, lines, notes, "labels")]
 
 
 def differences(cells: Sequence[Cell], metric: str) -> list[Sheet]:

@@ -74,7 +74,7 @@ def _left_out(cells: Sequence[Cell], metric: str) -> list[str]:
         above = "the share of the majority class" if metric == "accuracy" else f"{CHANCE_AUROC}"
         said.append(f"At chance: the interval of the model's {NAMES[metric][0]} does not lie above {above}.")
     if NOT_BINARY in lost:
-        said.append("Not binary: the task has more than two classes, and AUROC needs two.")
+        said.append("Not binary: the task has more than two classes (or generates text), and AUROC needs two.")
     return said
 
 

@@ -59,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table. `kind` is medians, matrix, cells, agreement, differences or contests."""
+    """One table. `kind` is medians, matrix, cells, agreement, labels, differences or contests."""
 
     about: str
     columns: tuple[Column, ...]
@@ -71,7 +71,7 @@ class Sheet:
     @property
     def per_cell(self) -> bool:
         """True where there is a line for every cell, of which a sweep may have thousands."""
-        return self.kind in ("cells", "agreement", "differences")
+        return self.kind in ("cells", "agreement", "labels", "differences")
 
 
 def without_empty_remarks(sheet: Sheet) -> Sheet:
