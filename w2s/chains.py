@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from w2s.errors import SpecError
 from w2s.identity import unique
-from w2s.labelling import BELOW, SAME, WEAK, Labelling, Like, Ref
-from w2s.spec import AnyStep, Recipe, TrainSpec
+from w2s.labelling import BELOW, SAME, WEAK, Labelling, Like, Probed, Ref
+from w2s.spec import AnyStep, FeaturesSpec, Recipe, Split, TrainSpec
 from w2s.supervision import (
+    AnyTransform,
     Harden,
     Labels,
     LabelSource,
@@ -159,7 +160,7 @@ class Supply:
                 part = (links - 1, links) if links > 1 else None
             labels, origin, between = self._labels(weak, student, labelling, seed, part)
             changes = {"labels": labels, "recipe": self.recipes[student, method]}
-            step = self.on_truth(student, seed, "transfer")[0].model_copy(update=changes)
+            step = seeded(self.on_truth(student, seed, "transfer")[0].model_copy(update=changes), seed)
             self._links[key] = Link(step, step.digest(), origin, tuple(between.values()))
         return self._links[key]
 
@@ -183,16 +184,38 @@ class Supply:
                 between,
             )
         likes = iter(digests[len(labelling.refs) :])
-        transforms = tuple(Subsample(like=next(likes)) if isinstance(t, Like) else t for t in labelling.transforms)
+        transforms = tuple(
+            Subsample(like=next(likes)) if isinstance(t, Like)
+            else self._probing(t, student, seed, between) if isinstance(t, Probed) else t
+            for t in labelling.transforms
+        )  # fmt: skip
         source = _source_of(labelling, digests)
         drawn = draws(source, transforms)
         spec = LabelsSpec(data=self.data, source=source, transforms=transforms, part=part, seed=seed if drawn else 0)
         digest = spec.digest()
-        title = f"labels on {self.task}: {_described(labelling, names, part)}"
+        title = f"labels on {self.task}: {_described(labelling, names, part, student)}"
         if drawn or digests:
             title += f", seed {seed}"
         between[digest] = Between(digest, spec, title)
         return Made(labels=digest), digest, between
+
+    def _probing(self, probed: Probed, student: str, seed: int, between: dict[str, Between]) -> AnyTransform:
+        """The transform with the digests of its features, which go between."""
+        like = self.on_truth(probed.model or student, seed, "transfer")[0]
+        kept = like.model.layers or like.model.depth
+        layers = probed.layers_of(kept)
+        # All layers are the model as it is, whose features probes start from as well.
+        changes = {"layers": like.model.layers if layers == kept else layers}
+        pooling = {} if probed.pooling == "auto" else {"pooling": probed.pooling}
+        model = like.model.model_copy(update={**changes, **pooling})
+        splits: tuple[Split, Split] = ("transfer", "val")
+        digests = []
+        for split in splits:
+            step = FeaturesSpec(data=self.data, split=split, model=model, engine=like.engine, pooled=True)
+            digests.append(step.digest())
+            between[digests[-1]] = Between(digests[-1], step, title_of_features(self.task, step))
+        made: AnyTransform = probed.transform.model_copy(update={"features": tuple(digests)})
+        return made
 
     def _supervisor(
         self, ref: Ref, weak: str, seed: int, part: tuple[int, int] | None, between: dict[str, Between]
@@ -214,10 +237,22 @@ class Supply:
         return link.digest
 
 
+def seeded(step: TrainSpec, seed: int) -> TrainSpec:
+    """The step with this seed, and 0 where nothing is drawn at random, so that seeds share it."""
+    seed = 0 if step.solved else seed
+    return step if step.seed == seed else step.model_copy(update={"seed": seed})
+
+
 def title_of(task: str, weak: str, student: str, method: str, seed: int, part: tuple[int, int] | None = None) -> str:
     """What a student is called in plans."""
     on_part = f" (part {part[0] + 1} of {part[1]})" if part is not None else ""
     return f"student {student} of {weak} on {task}{on_part}, {method}, seed {seed}"
+
+
+def title_of_features(task: str, step: FeaturesSpec) -> str:
+    """What cached hidden states are called in plans."""
+    layers = "all layers" if step.model.layers is None else f"lowest {step.model.layers} layers"
+    return f"features of {step.model.name}, {layers}{', pooled' * step.pooled}, on {task}, {step.split}"
 
 
 def _source_of(labelling: Labelling, digests: Sequence[str]) -> LabelSource:
@@ -232,7 +267,7 @@ def _source_of(labelling: Labelling, digests: Sequence[str]) -> LabelSource:
     return TruthLabels() if labelling.source == "truth" else MajorityLabels()
 
 
-def _described(labelling: Labelling, names: Sequence[str], part: tuple[int, int] | None) -> str:
+def _described(labelling: Labelling, names: Sequence[str], part: tuple[int, int] | None, student: str) -> str:
     """Labels in a few words, such as `vote of a, b; harden; part 1 of 2`."""
     own, likes = list(names[: len(labelling.refs)]), iter(names[len(labelling.refs) :])
     first = ", ".join(own)
@@ -249,6 +284,11 @@ def _described(labelling: Labelling, names: Sequence[str], part: tuple[int, int]
     for transform in labelling.transforms:
         if isinstance(transform, Like):
             words.append(f"subsample as {next(likes)}")
+        elif isinstance(transform, Probed):
+            keep, model = transform.transform.keep, transform.model or student
+            does = getattr(transform.transform, "do", "")
+            words.append(" ".join([transform.transform.name, does, f"{keep:g}" if keep else "", f"by {model}"]))
+            words[-1] = " ".join(words[-1].split())
         elif isinstance(transform, PluginTransform):
             words.append(transform.described)
         else:

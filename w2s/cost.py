@@ -36,6 +36,8 @@ def step_flops(step: TrainSpec | FeaturesSpec, trained_tokens: float, predicted_
         return None
     if isinstance(step, FeaturesSpec):
         return 2.0 * params * predicted_tokens
+    if step.solved:
+        return 0.0  # the features are a step of their own, and the solver is nothing beside them
     frozen = frozen_fraction(step)
     computed = 1.0 - frozen if step.features() else 1.0
     return params * (2 * computed * (trained_tokens + predicted_tokens) + 4 * (1.0 - frozen) * trained_tokens)

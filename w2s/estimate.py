@@ -18,6 +18,7 @@ from w2s.store import Store
 
 TOKENS_PER_WORD = 1.35  # of English text under the tokenizers of the registry; used until a manifest says better
 ASSUMED_TOKENS = 64.0  # per example, while the data is not there to be counted
+SOLVED_S = 2.0  # of a training that is solved, before one has been seen
 LABELS_S = 1.0  # of a labels step, before one has been seen: it reads a few files and writes two
 MODELLESS = ("materialize", "labels")
 SEEN_MANIFESTS = 200  # of each kind: reading every manifest of a large store would make `w2s plan` slow
@@ -77,6 +78,8 @@ def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rat
         return Cost(0.0, 0.0, rates.get(spec.kind))
     if isinstance(spec, LabelsSpec):
         return Cost(0.0, 0.0, rates.get(spec.kind, LABELS_S))
+    if isinstance(spec, TrainSpec) and spec.solved:
+        return Cost(0.0, 0.0, rates.get("solved", SOLVED_S))
     data = plan.nodes[spec.data].spec
     assert isinstance(data, MaterializeSpec)
     words = words_each(spec.data)
@@ -129,6 +132,8 @@ def _rates(store: Store) -> dict[str, float]:
             continue
         if kind in MODELLESS:
             seen.setdefault(kind, []).append(manifest["wall_s"])
+        elif manifest.get("solved"):
+            seen.setdefault("solved", []).append(manifest["wall_s"])
         elif manifest.get("flops"):
             for name in (manifest["spec"]["model"]["name"], "any model"):
                 seen.setdefault(name, []).append(manifest["wall_s"] / manifest["flops"])

@@ -19,11 +19,15 @@ from w2s.supervision import (
     Confident,
     FileLabels,
     Harden,
+    Knn,
+    LogisticProbe,
     MixTruth,
     PluginTransform,
+    Probing,
     Smooth,
     Subsample,
     Temperature,
+    TopoFilter,
     wrong_weights,
 )
 
@@ -40,7 +44,12 @@ TRANSFORMS: Mapping[str, tuple[type[Spec], str | None]] = {
     "confident": (Confident, "keep"),
     "mix_truth": (MixTruth, "share"),
     "subsample": (Subsample, "share"),
+    "knn": (Knn, "do"),
+    "logistic": (LogisticProbe, "do"),
+    "topofilter": (TopoFilter, "keep"),
 }
+EXAMPLES = {"temperature": "2", "knn": "relabel", "logistic": "relabel"}  # of values; elsewhere 0.5
+UNKNOWN = "0" * 64  # digest of a step that is not known yet
 
 
 class Ref(NamedTuple):
@@ -56,6 +65,21 @@ class Like(NamedTuple):
     ref: Ref
 
 
+class Probed(NamedTuple):
+    """A transform that goes by activations, before it is known whose: its `features` are still UNKNOWN."""
+
+    transform: Knn | LogisticProbe | TopoFilter
+    model: str | None = None  # None: the student's own, untuned
+    layer: int | float = 0.5  # layers from below, or a share of them
+    pooling: Literal["auto", "last", "mean"] = "auto"  # auto: as the model's own head
+
+    def layers_of(self, depth: int | None) -> int | None:
+        """The lowest layers that run, of so many; None where that cannot be told, or there are fewer."""
+        if isinstance(self.layer, int):
+            return self.layer if depth is None or self.layer <= depth else None
+        return None if depth is None else max(1, int(self.layer * depth + 0.5))
+
+
 class Labelling(NamedTuple):
     """Where a method's labels come from, names of models not yet replaced by steps."""
 
@@ -65,7 +89,7 @@ class Labelling(NamedTuple):
     weights: tuple[float, ...] | None = None
     errors: Literal["random", "class", "difficulty"] = "random"
     file: FileLabels | None = None
-    transforms: tuple[AnyTransform | Like, ...] = ()
+    transforms: tuple[AnyTransform | Like | Probed, ...] = ()
     fresh: bool = False
 
     @property
@@ -74,11 +98,18 @@ class Labelling(NamedTuple):
         return (*self.refs, *(t.ref for t in self.transforms if isinstance(t, Like)))
 
     @property
+    def is_one_supervisor(self) -> bool:
+        """True where labels are the predictions of one supervisor, as they are."""
+        return self.source == "supervisors" and len(self.refs) == 1 and not self.transforms and not self.fresh
+
+    @property
     def is_hard(self) -> bool:
         """True where every label is certain, whatever the supervisors say."""
         hard = self.source in ("truth", "majority") or self.combine == "vote"
         for transform in self.transforms:
-            hard = (hard or isinstance(transform, Harden)) and not isinstance(transform, (Smooth, PluginTransform))
+            softens = isinstance(transform, (Smooth, PluginTransform))
+            softens = softens or (isinstance(transform, Probed) and getattr(transform.transform, "do", "") == "relabel")
+            hard = (hard or isinstance(transform, Harden)) and not softens
         return hard
 
 
@@ -210,12 +241,12 @@ def _only(given: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
 
 def _transforms(
     given: Any, where: str, source: str, known: _Names, problems: list[str]
-) -> tuple[AnyTransform | Like, ...]:
+) -> tuple[AnyTransform | Like | Probed, ...]:
     """The transforms as written; what is wrong with them is added to `problems`."""
     if not isinstance(given, list):
         problems.append(f"{where}: expected a list, such as [harden] or [{{temperature: 2}}] (got {given!r})")
         return ()
-    found: list[AnyTransform | Like] = []
+    found: list[AnyTransform | Like | Probed] = []
     for place, item in enumerate(given):
         try:
             found.append(_transform(item, f"{where}[{place}]", source, known))
@@ -224,7 +255,7 @@ def _transforms(
     return tuple(found)
 
 
-def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransform | Like:
+def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransform | Like | Probed:
     """One of: `harden`, `{temperature: 2}`, `{confident: {keep: 0.5}}`."""
     name, value = given, None
     if isinstance(given, dict) and len(given) == 1:
@@ -245,9 +276,38 @@ def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransfo
             )
         return Like(_ref(value, f"{where}.subsample", known))
     if value is None and field is not None:
-        raise SpecError(f"{where}: {name} needs a value, such as {{{name}: {'2' if name == 'temperature' else '0.5'}}}")
+        raise SpecError(f"{where}: {name} needs a value, such as {{{name}: {EXAMPLES.get(name, '0.5')}}}")
     if value is not None and field is None:
         raise SpecError(f"{where}: {name} takes no value (got {value!r})")
-    fields = value if isinstance(value, dict) else {} if value is None else {field: value}
+    fields: dict[str, Any] = value if isinstance(value, dict) else {} if value is None else {str(field): value}
+    if issubclass(made, Probing):
+        return _probed(made, name, fields, f"{where}.{name}", known)
     checked: Any = validated(made, {**fields, "name": name}, f"{where}.{name}")
     return checked  # type: ignore[no-any-return] # one of the classes of TRANSFORMS
+
+
+def _probed(made: type[Probing], name: str, given: dict[str, Any], where: str, known: _Names) -> Probed:
+    """A transform by activations: whose, of which layer and how pooled stands beside its own fields."""
+    fields = {key: value for key, value in given.items() if key not in ("model", "layer", "pooling")}
+    model, layer, pooling = given.get("model"), given.get("layer", 0.5), given.get("pooling", "auto")
+    problems: list[str] = []
+    if "features" in fields:
+        fields.pop("features")
+        problems.append(f"{where}.features: unknown field; say with `model`, `layer` and `pooling` what they are of")
+    if model is not None and model not in known.models:
+        problems.append(f"{where}.model: no model {model!r}{nearest(str(model), known.models)}")
+    share, number = type(layer) is float and 0.0 < layer <= 1.0, type(layer) is int and layer >= 1
+    if not (share or number):
+        problems.append(
+            f"{where}.layer: expected a share of the layers from below, such as 0.5, or their number (got {layer!r})"
+        )
+    if pooling not in ("auto", "last", "mean"):
+        problems.append(f"{where}.pooling: no {pooling!r}{nearest(str(pooling), ('auto', 'last', 'mean'))}")
+    checked: Any = None
+    try:
+        checked = validated(made, {**fields, "name": name, "features": [UNKNOWN, UNKNOWN]}, where)
+    except SpecError as error:
+        problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return Probed(checked, model, layer, pooling)

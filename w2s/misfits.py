@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from w2s.identity import unique
+from w2s.labelling import Labelling, Probed
 from w2s.models import ModelSpec
-from w2s.objectives import LogConf, Loss, Product, Window
-from w2s.spec import Engine, Recipe, TrainSpec
+from w2s.objectives import LogConf, Loss, Product, Window, Xent
+from w2s.spec import Engine, Recipe, TrainSpec, is_solved
 from w2s.tasks.task import TaskSpec
 
 SHOWN = 6  # names or numbers in a sentence
@@ -83,7 +85,8 @@ def of_recipes(engine: Engine, uses: list[Use]) -> list[str]:
     problems = []
     by_size: dict[int, list[Use]] = {}
     for use in uses:
-        by_size.setdefault(use.recipe.batch_size, []).append(use)
+        if not is_solved(use.recipe):  # a solver has no batches
+            by_size.setdefault(use.recipe.batch_size, []).append(use)
     for size, who in by_size.items():
         problems += _shares(engine, size, _of(who) if len(by_size) > 1 else "")
     whole = [use for use in uses if use.recipe.optimizer == "adafactor"]
@@ -93,7 +96,7 @@ def of_recipes(engine: Engine, uses: list[Use]) -> list[str]:
             f"engine.zero_stage: {engine.zero_stage} cuts weights into pieces, and adafactor{whose} needs whole "
             "matrices; use optimizer adamw, or zero_stage 0"
         )
-    return problems + _built(engine, uses) + _frozen(uses)
+    return problems + of_solved(uses) + _built(engine, uses) + _frozen(uses)
 
 
 def _of(uses: list[Use]) -> str:
@@ -191,7 +194,7 @@ def _caches(engine: Engine, use: Use) -> bool:
     if use.model is None:
         return False
     step = TrainSpec(data=NO_DATA, split="transfer", model=use.model, recipe=use.recipe, engine=engine)
-    return bool(step.features())
+    return bool(step.features()) and not step.solved
 
 
 def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list[Use]) -> list[str]:
@@ -227,6 +230,106 @@ def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list
                 + ("compares texts by one score" if task.kind == "compare" else f"has {task.n_classes} classes")
             )
     return problems
+
+
+def of_texts(
+    name: str, engine: Engine, losses: Mapping[str, Loss], one_supervisor: Mapping[str, bool], uses: list[Use]
+) -> list[str]:
+    """What cannot be done where answers are generated texts, as those of the task `name` are.
+
+    `one_supervisor`: by method, whether its labels are one supervisor's answers as they are.
+    """
+    problems = []
+    for method, loss in losses.items():
+        if not isinstance(loss, Xent):
+            problems.append(
+                f"methods.{method}.loss: {loss.name} is written for classes, and {name} generates text, where a label "
+                "is a sequence of tokens; use xent"
+            )
+        if not one_supervisor.get(method, True):
+            problems.append(
+                f"methods.{method}.labels: {name} generates text, and only one supervisor's answers as they are can be "
+                "learned from (they are hard already); use `from: weak`, a model, or a student"
+            )
+    if engine.cache_frozen:
+        problems.append(
+            f"engine.cache_frozen: {name} generates text, and hidden states of an answer depend on whose answer it is; "
+            "set it to false"
+        )
+    if engine.zero_stage == 3:
+        problems.append(f"engine.zero_stage: 3 cuts apart the head that {name} generates text with; use 2 or less")
+    told = set()
+    for use in uses:
+        wrong = []
+        if is_solved(use.recipe) and not (use.model is not None and use.model.words is not None):
+            wrong.append("recipe.tune.solver: logistic finds heads for classes; use sgd")
+        if use.recipe.eval_every is not None:
+            wrong.append("recipe.eval_every: answers are generated after the training only; leave it out")
+        if use.recipe.head_init != "zeros" or use.recipe.head_words is not None:
+            wrong.append(
+                "recipe.head_init: the language-model head comes with the model; leave head_init and head_words out"
+            )
+        if use.model is not None and use.model.decoder is False and use.method is None:
+            wrong.append("use: is an encoder, which generates no text; use a decoder")
+        if use.model is not None and use.model.build is not None and use.method is None:
+            wrong.append("build: what a plugin builds has no language-model head; use the model itself")
+        new = [one for one in wrong if (use.name, one) not in told]
+        told |= {(use.name, one) for one in new}
+        problems += [f"{use.where}.{one} ({name} generates text)" for one in new]
+    return problems
+
+
+def of_solved(uses: list[Use]) -> list[str]:
+    """What a solver cannot be asked for: losses other than cross-entropy. A model by counts of words has one, too."""
+    problems = []
+    for use in uses:
+        words = use.model is not None and use.model.words is not None
+        if not (words or is_solved(use.recipe)):
+            continue
+        how = "has counts of words" if words else "is a probe by solver: logistic"
+        if not isinstance(use.recipe.loss, Xent):
+            problems.append(
+                f"methods.{use.method}.loss: {use.name} {how}, for which the minimum of the cross-entropy is found; "
+                f"use xent for it (got {use.recipe.loss.name})"
+            )
+    return unique(problems)
+
+
+def of_probing(
+    labellings: Mapping[str, Labelling | None],
+    specs: Mapping[str, ModelSpec | None],
+    students: Collection[tuple[str, str]],
+    tasks: Mapping[str, TaskSpec | None],
+) -> list[str]:
+    """What transforms by activations cannot do with models and tasks. `students`: (model, method) of all there are."""
+    problems = []
+    for method, labelling in labellings.items():
+        for place, probed in enumerate(labelling.transforms if labelling is not None else ()):
+            if not isinstance(probed, Probed):
+                continue
+            where = f"methods.{method}.labels.transforms[{place}].{probed.transform.name}"
+            problems += [
+                f"{where}: {name} compares texts, and neighbours and probes are of single texts; leave it out"
+                for name, task in tasks.items()
+                if task is not None and task.kind == "compare"
+            ]
+            own = sorted(model for model, used_by in students if used_by == method)
+            for name in [probed.model] if probed.model is not None else own:
+                model = specs.get(name)
+                if model is not None:
+                    problems += [f"{where}.{what}" for what in _no_activations(probed, name, model)]
+    return unique(problems)
+
+
+def _no_activations(probed: Probed, name: str, model: ModelSpec) -> list[str]:
+    depth = model.layers or model.depth
+    if model.words is not None:
+        return [f"model: {name} has counts of words, no activations; name another"]
+    if probed.layers_of(depth) is not None:
+        return []
+    if depth is None:
+        return [f"layer: how many layers {name} has is not known; give a number of layers (got {probed.layer:g})"]
+    return [f"layer: {name} has {depth} layers (got {probed.layer})"]
 
 
 def of_hard_labels(method: str, loss: Loss, field: str = "hard_labels") -> list[str]:

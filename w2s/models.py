@@ -5,6 +5,7 @@ A model is named by a row of models.yaml, a hub id, a local folder (config.json 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -13,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import model_validator
 
 from w2s.errors import SpecError, StepError
 from w2s.identity import Spec, identity, nearest, runtime, sha256_of, validated
@@ -25,14 +28,47 @@ from w2s.yamlfile import read_yaml
 
 BUILTIN = Path(__file__).with_name("models.yaml")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$", re.ASCII)
+ENCODERS = (
+    *(
+        "albert",
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "mpnet",
+        "roberta",
+    ),
+    "xlm-roberta",
+)
 _SOURCE_KEYS = ("file", "hub", "revision", "package", "sha256", "member")
+
+
+class Words(Spec):
+    """No base model: a text is the TF-IDF weights of its words and word groups, terms being those of training texts.
+
+    1 + log(count) times log((1 + n) / (1 + texts with it)) + 1, rows scaled to length 1 (as scikit-learn's
+    TfidfVectorizer with sublinear_tf); on them a logistic regression.
+    """
+
+    ngrams: tuple[int, int] = identity((1, 2))  # words of a term, at least and at most
+    min_count: int = identity(1, ge=1)  # training texts that a term has to be in
+
+    @model_validator(mode="after")
+    def _ngrams_ascend(self) -> Words:
+        if not 1 <= self.ngrams[0] <= self.ngrams[1]:
+            raise ValueError(f"ngrams: expected [least, most] with 1 <= least <= most (got {list(self.ngrams)})")
+        return self
 
 
 class ModelSpec(Spec):
     """A base model as it enters training."""
 
     name: str = runtime(min_length=1)  # what tables call it
-    source: Source = identity()
+    source: Source | None = identity()  # None: there are no weights, because texts are counts of words
+    words: Words | None = identity(None, later=True)
     gguf: str | None = identity(None)  # the GGUF file inside the source's folder, or the source is one itself
     layers: int | None = identity(None, ge=1)  # keep the lowest `layers` layers; None: all
     pooling: Literal["auto", "last", "mean"] = identity("auto")  # auto: last for decoders, mean for encoders
@@ -41,6 +77,15 @@ class ModelSpec(Spec):
     build: PluginUse | None = identity(None, later=True)  # what a plugin makes of the loaded and truncated model
     params: int | None = runtime(None, ge=1)  # of the whole model, for estimates and size axes
     depth: int | None = runtime(None, ge=1)  # layers of the whole model
+    decoder: bool | None = runtime(None)  # False: it cannot generate text, which is then told before any work
+
+    @model_validator(mode="after")
+    def _weights_or_words(self) -> ModelSpec:
+        if (self.source is None) != (self.words is not None):
+            raise ValueError("a model has either a `source` of weights or `words`, not both; write `use: tfidf`")
+        if self.words is not None and not (self.layers is None and self.gguf is None and self.build is None):
+            raise ValueError("counts of words have no layers, no GGUF file, and nothing for a plugin to build on")
+        return self
 
 
 @dataclass(frozen=True)
@@ -54,6 +99,7 @@ class Weights:
 
 def weights(model: ModelSpec, *, offline: bool = False, report: Report | None = None) -> Weights:
     """Download the model's files, if they are not here yet. Raises MachineError; StepError for a missing file."""
+    assert model.source is not None, "a model of words has no files"
     got = fetch(model.source, offline=offline, report=report, files=_wanted(model))
     if got.path.is_file():
         return Weights(got.path.parent, got.path.name, got.commit)
@@ -67,6 +113,7 @@ def weights(model: ModelSpec, *, offline: bool = False, report: Report | None = 
 def converted(model: ModelSpec, gguf: str) -> Path:
     """The folder in the cache that holds the weights of a GGUF file as safetensors, once they have been converted."""
     version = importlib.metadata.version("transformers")
+    assert model.source is not None
     return cache_dir() / "converted" / sha256_of([model.source.identity(), gguf, version])[:32]
 
 
@@ -77,7 +124,7 @@ def is_converted(folder: Path) -> bool:
 
 def is_here(model: ModelSpec) -> bool:
     """True where `weights` needs no network."""
-    return is_fetched(model.source, files=_wanted(model))
+    return model.source is None or is_fetched(model.source, files=_wanted(model))
 
 
 def _wanted(model: ModelSpec) -> tuple[str, ...]:
@@ -174,8 +221,8 @@ def _named(value: str, base: Path, where: str) -> dict[str, Any]:
 def _row_of_hub_id(hub_id: str) -> dict[str, Any]:
     """Size and depth that a registry row knows for a hub id."""
     for row in _rows().values():
-        if row["source"].get("hub") == hub_id:
-            return {key: item for key, item in row.items() if key in ("params", "depth")}
+        if (row["source"] or {}).get("hub") == hub_id:
+            return {key: item for key, item in row.items() if key in ("params", "depth", "decoder")}
     return {}
 
 
@@ -205,6 +252,7 @@ def _local(model: ModelSpec, source: FileSource, base: Path, where: str) -> Mode
     if path.is_dir() and "gguf" not in changes and model.gguf is None:
         changes["depth"] = model.depth or _depth(path / "config.json", where)
         changes["params"] = model.params or _params(path)
+        changes["decoder"] = _decoder(path / "config.json") if model.decoder is None else model.decoder
     return model.model_copy(update=changes)
 
 
@@ -216,6 +264,15 @@ def _depth(config: Path, where: str) -> int | None:
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         if isinstance(data, dict) and isinstance(data.get(key), int) and data[key] > 0:
             return int(data[key])
+    return None
+
+
+def _decoder(config: Path) -> bool | None:
+    """False where a configuration is that of a well-known encoder; what else it is, the loader finds out."""
+    with contextlib.suppress(OSError, ValueError):
+        data = json.loads(config.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("model_type") in ENCODERS and not data.get("is_decoder"):
+            return False
     return None
 
 

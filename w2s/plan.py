@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from w2s.chains import title_of
+from w2s.chains import title_of, title_of_features
 from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
 from w2s.pluginfiles import PluginFile
@@ -74,14 +74,7 @@ def _trunks(cell: Experiment) -> list[tuple[str, FeaturesSpec, str]]:
     between = (step.spec for step in cell.between if isinstance(step.spec, TrainSpec))
     steps = (cell.weak_step, cell.ceiling_step, *between, cell.student_step)
     specs = {spec.digest(): spec for step in steps for spec in step.features().values()}
-    return [
-        (
-            digest,
-            spec,
-            f"features of {spec.model.name}, lowest {spec.model.layers} layers, on {cell.task}, {spec.split}",
-        )
-        for digest, spec in specs.items()
-    ]
+    return [(digest, spec, title_of_features(cell.task, spec)) for digest, spec in specs.items()]
 
 
 def is_done(node: Node, store: Store) -> bool:

@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from w2s.identity import Spec, identity, runtime
 from w2s.models import ModelSpec
@@ -51,9 +51,22 @@ class Lora(Spec):
 
 
 class Probe(Spec):
-    """Only the head is trained."""
+    """Only the head is trained: by gradient steps like everything else, or as the convex problem that it is.
+
+    `logistic` finds the minimum of mean cross-entropy + l2 / 2 |w|^2 on pooled features, standardized, with a bias
+    (see w2s.learn.logistic). l2 None: the strength whose loss on the labels of val is least. No other field of a
+    recipe counts then but the loss, which has to be xent; with `eval_every` the one solution is the one evaluation.
+    """
 
     kind: Literal["probe"] = identity("probe")
+    solver: Literal["sgd", "logistic"] = identity("sgd", later=True)
+    l2: float | None = identity(None, gt=0.0, later=True)
+
+    @model_validator(mode="after")
+    def _l2_is_of_a_solver(self) -> Probe:
+        if self.l2 is not None and self.solver != "logistic":
+            raise ValueError("l2 is for solver: logistic; for sgd there is recipe.weight_decay")
+        return self
 
 
 Tune = Annotated[Full | Frozen | Lora | Probe, Field(discriminator="kind")]
@@ -162,7 +175,11 @@ class MaterializeSpec(Spec):
 
 
 class FeaturesSpec(Spec):
-    """The hidden states that leave the frozen lowest `model.layers` layers, for every token of one split."""
+    """The hidden states that leave the frozen lowest `model.layers` layers, for every token of one split.
+
+    `pooled`: one vector for each text instead, as a head on the model cut to these layers sees it (behind the last
+    norm, where there is one). A hundredth of the bytes, and all that probes and neighbours need.
+    """
 
     kind: Literal["features"] = identity("features")
     version: int = identity(1)  # raise when the code of this step changes meaning
@@ -170,6 +187,7 @@ class FeaturesSpec(Spec):
     split: Split = identity()
     model: ModelSpec = identity()
     engine: Engine = identity(Engine(), later=True)
+    pooled: bool = identity(False, later=True)
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -204,11 +222,22 @@ class TrainSpec(Spec):
         """The split that is trained on, then those that are predicted."""
         return tuple(dict.fromkeys((self.split, *PREDICTED)))
 
+    @property
+    def solved(self) -> bool:
+        """True where it is one convex problem, for which no model has to be loaded."""
+        return self.model.words is not None or is_solved(self.recipe)
+
     def features(self) -> dict[Split, FeaturesSpec]:
         """By split, the cached hidden states that training starts from; empty where nothing frozen is cached.
 
         Cached and computed hidden states agree to rounding in float32, so the cache is no part of the identity.
+        A probe that is solved starts from pooled ones, cached in any case.
         """
+        if self.solved:
+            if self.model.words is not None:
+                return {}
+            own = _features(self.data, self.used_splits, self.model, self.model.layers, self.engine, True)
+            return {spec.split: spec for spec in own}
         depth, tune = None, self.recipe.tune
         if isinstance(tune, Frozen) and tune.embeddings and tune.layers > 0:
             depth = tune.layers
@@ -223,10 +252,21 @@ class TrainSpec(Spec):
 
 @functools.lru_cache(maxsize=1024)  # the same objects for all seeds and methods, so that each digest is computed once
 def _features(
-    data: str, splits: tuple[Split, ...], model: ModelSpec, depth: int, engine: Engine
+    data: str, splits: tuple[Split, ...], model: ModelSpec, depth: int | None, engine: Engine, pooled: bool = False
 ) -> tuple[FeaturesSpec, ...]:
-    trunk = model.model_copy(update={"layers": depth, "pooling": "auto"})
-    return tuple(FeaturesSpec(data=data, split=split, model=trunk, engine=engine) for split in splits)
+    trunk = model if pooled else model.model_copy(update={"layers": depth, "pooling": "auto"})
+    return tuple(FeaturesSpec(data=data, split=split, model=trunk, engine=engine, pooled=pooled) for split in splits)
+
+
+def is_solved(recipe: Recipe) -> bool:
+    """True where a recipe has its head found by a solver."""
+    return isinstance(recipe.tune, Probe) and recipe.tune.solver == "logistic"
+
+
+def solved_recipe(recipe: Recipe) -> Recipe:
+    """What of a recipe counts where a solver finds the head; so recipes that differ in the rest share a step."""
+    l2 = recipe.tune.l2 if isinstance(recipe.tune, Probe) else None
+    return Recipe(loss=recipe.loss, tune=Probe(solver="logistic", l2=l2), eval_every=recipe.eval_every)
 
 
 AnyStep = MaterializeSpec | FeaturesSpec | LabelsSpec | TrainSpec

@@ -7,6 +7,7 @@ asks for it by name (`truth`, `mix_truth`, `simulated`): then only a labels step
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from w2s import outputs, plugins, provenance
+from w2s import generation, outputs, plugins, provenance, solving
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import SpecError, StepError
@@ -32,6 +33,8 @@ from w2s.spec import (
     FeaturesSpec,
     LabelsSpec,
     MaterializeSpec,
+    Probe,
+    Recipe,
     Split,
     TrainSpec,
     Truth,
@@ -40,6 +43,7 @@ from w2s.spec import (
 from w2s.stopping import Stopping
 from w2s.store import Staged, Store
 from w2s.supervision import FileLabels, MajorityLabels
+from w2s.tasks.task import TaskSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,26 +177,38 @@ def _materialize(spec: MaterializeSpec, staged: Staged, report: Report) -> dict[
 
 
 def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) -> dict[str, Any]:
+    import numpy as np
+
     from w2s.learn import accelerator as accelerators
-    from w2s.learn import adapt, trunk
+    from w2s.learn import adapt, models, trunk
 
     report("load", 0, 1)
     _, texts, per_example = _texts(store, spec.data, spec.split)
+    if spec.pooled:  # by one process, whatever it takes to train
+        alone = spec.engine.model_copy(update={"processes": 1, "devices_per_step": 1, "zero_stage": None})
+        spec = spec.model_copy(update={"engine": alone})
     base = _base(spec)
     tokens = _tokens(spec, base, spec.split, texts, per_example)
-    depth = len(adapt.layers_of(base.module)[1])
-    device = accelerators.device(spec.engine)
-    trunk.write_hidden(
-        base.module, depth, tokens, staged.folder / "hidden.npy", spec.engine.predict_batch_size, device,
-        lambda done, total: report("features", done, total),
-    )  # fmt: skip
+    device, size = accelerators.device(spec.engine), spec.engine.predict_batch_size
+    heard = functools.partial(report, "features")
+    if spec.pooled:
+        model = models.build(base, 1, Recipe(tune=Probe()), 0, spec.engine)
+        np.save(staged.folder / solving.POOLED, trunk.pooled(model, tokens, size, device, heard), allow_pickle=False)
+    else:
+        depth = len(adapt.layers_of(base.module)[1])
+        trunk.write_hidden(base.module, depth, tokens, staged.folder / "hidden.npy", size, device, heard)
     predicted = float(tokens.lengths.sum())
     return {
-        "fetched": [{"source": spec.model.source.model_dump(mode="json"), "commit": base.commit}],
+        "fetched": [_fetched(spec.model, base.commit)],
         "devices": [str(device)],
         "tokens": predicted,
         "flops": step_flops(spec, 0.0, predicted),
     }
+
+
+def _fetched(model: ModelSpec, commit: str | None) -> dict[str, Any]:
+    """What a manifest says of where a model's weights are from."""
+    return {"source": None if model.source is None else model.source.model_dump(mode="json"), "commit": commit}
 
 
 def _labels(spec: LabelsSpec, store: Store, staged: Staged, report: Report) -> dict[str, Any]:
@@ -205,9 +221,10 @@ def _labels(spec: LabelsSpec, store: Store, staged: Staged, report: Report) -> d
     task = _task_of(store, spec.data).task
     read = External(fetch(spec.source.source).path, task.class_names) if isinstance(spec.source, FileLabels) else None
     splits: dict[str, Any] = {}
+    fits: dict[int, Any] = {}  # of probes, on labels of transfer, which come first
     for split in LABELLED:
         found, examples = _evidence(spec, store, split, read, task.n_classes)
-        given, told = relabel.made(spec, found, drops=split == "transfer")
+        given, told = relabel.made(spec, found, split == "transfer", fits)
         outputs.write_labels(staged.folder / f"{split}.parquet", given.ids, given.p_NC, given.origins)
         splits[split] = outputs.label_summary(
             given, task.class_names, examples, len(found.ids), told, found.right(given)
@@ -240,6 +257,7 @@ def _evidence(
         _truth(store, spec.data, "weak_train", None) if of_majority else None,
         read,
         [texts[row] if per_example == 1 else None for row in rows],
+        {digest: solving.read_pooled(store, digest)[rows] for digest in spec.features_of(split)},
     )
     return found, len(ids)
 
@@ -264,6 +282,11 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
 
     report("load", 0, 1)
     clock = time.perf_counter()
+    task = _task_of(store, spec.data).task
+    if spec.solved:
+        return _solved(spec, task, store, staged, report)
+    if task.kind == "generate":
+        return generation.train(spec, task, _base(spec), store, staged, report, stopping)
     setting = _setting(spec, store)
     phases = {"load": _lap(clock)}
 
@@ -299,11 +322,32 @@ def _train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report,
         },
     )
     return {
-        "fetched": [{"source": spec.model.source.model_dump(mode="json"), "commit": setting.base.commit}],
+        "fetched": [_fetched(spec.model, setting.base.commit)],
         "devices": [str(setting.accelerator.device)] * spec.engine.ranks,
         "phases": phases,
         **_amounts(spec, setting, len(trained.evaluations)),
     }
+
+
+def _solved(spec: TrainSpec, task: TaskSpec, store: Store, staged: Staged | None, report: Report) -> dict[str, Any]:
+    """The training that is one convex problem, which one process solves."""
+    if staged is None:
+        return {}
+    columns = {split: _texts(store, spec.data, split) for split in spec.used_splits}
+    ids: dict[str, list[str]] = {split: column[0] for split, column in columns.items()}
+    given = _given(spec, store, spec.split, ids[spec.split], task.n_classes)
+    val = _given(spec, store, "val", ids["val"], task.n_classes)
+    known = solving.Known(
+        ids,
+        {split: column[1] for split, column in columns.items()},
+        columns["test"][2] if task.kind == "compare" else 1,
+        given,
+        _places(given.ids, ids[spec.split]),
+        val,
+        _places(val.ids, ids["val"]),
+        _truth(store, spec.data, "test", ids["test"]),
+    )
+    return solving.train(spec, known, store, staged, report)
 
 
 def _setting(spec: TrainSpec, store: Store) -> _Setting:
@@ -446,7 +490,8 @@ def prepare(model: ModelSpec) -> None:
     """Have a model's files on this machine as steps load them: fetched, and converted where they are GGUF."""
     from w2s.learn import models
 
-    models.files_of(model)
+    if model.source is not None:
+        models.files_of(model)
 
 
 def _base(spec: TrainSpec | FeaturesSpec) -> Base:
@@ -459,6 +504,7 @@ def _base(spec: TrainSpec | FeaturesSpec) -> Base:
 def _tokens(spec: TrainSpec | FeaturesSpec, base: Base, split: str, texts: list[str], per_example: int) -> Tokens:
     from w2s.learn import models
 
+    assert spec.model.source is not None
     key = (spec.data, split, spec.model.source.digest(), spec.model.gguf, base.max_length)
     return TOKENS.get(key, lambda: models.tokenise(base, texts, per_example))
 
@@ -515,10 +561,15 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
         )
     spec = validated(TrainSpec, manifest["spec"])
     task = _task_of(store, spec.data).task
+    if task.kind == "generate":
+        raise SpecError(f"digest: {digest[:12]} generates text, and `w2s label` gives classes and scores only; its "
+                        "answers for transfer, val and test are in the predictions of its artifact")  # fmt: skip
     # One process is enough here, whatever it took to train.
     alone = Engine(device=spec.engine.device, mixed_precision=spec.engine.mixed_precision)
     spec = spec.model_copy(update={"engine": alone})
     plugins.load(spec, _plugins(store))
+    if spec.solved:
+        return _labelled_by_solution(spec, task, weights.parent, texts, batch_size)
     base = _base(spec)
     model = models.build(base, task.n_outputs, spec.recipe, spec.seed, alone)
     trained = safetensors.torch.load_file(weights)
@@ -532,3 +583,23 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
     prepared = accelerator.prepare(model)
     logits_NC = predict.predict(prepared, models.tokenise(base, texts), batch_size, accelerator.device)
     return (("score",), logits_NC) if task.kind == "compare" else (task.class_names, labels.probabilities(logits_NC))
+
+
+def _labelled_by_solution(
+    spec: TrainSpec, task: TaskSpec, folder: Path, texts: list[str], batch_size: int
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """`label`, by a map of counts of words or of pooled features."""
+    from w2s.learn import accelerator as accelerators
+    from w2s.learn import labels, models, solved, trunk
+
+    linear, vocabulary = solved.load(folder, spec.model.words, 1)
+    if vocabulary is not None:
+        vectors = vocabulary.vectors(texts)
+    else:
+        base = _base(spec)
+        model = models.build(base, 1, Recipe(tune=Probe()), 0, spec.engine)
+        device = accelerators.device(spec.engine)
+        vectors = trunk.pooled(model, models.tokenise(base, texts), batch_size, device)
+    if task.kind == "compare":
+        return ("score",), linear.outputs(vectors)
+    return task.class_names, labels.probabilities(linear.logits(vectors))

@@ -177,6 +177,68 @@ class Subsample(Spec):
         return self
 
 
+class Probing(Spec):
+    """What transforms have in common that go by the activations of an untuned model; ground truth is never used."""
+
+    features: tuple[Digest, Digest] = identity()  # of transfer and of val: pooled features steps
+
+
+class ByProbe(Probing):
+    """A transform that gives every label a second opinion, and then relabels or filters.
+
+    relabel: the opinion in place of the label; of val by what the labels of transfer say. filter: of each most probable
+    class, or of all, the share `keep` whose label is nearest to the opinion, by total variation distance.
+    """
+
+    do: Literal["relabel", "filter"] = identity()
+    keep: float | None = identity(None, gt=0.0, le=1.0)
+    per_class: bool = identity(True)  # False: what a probe finds easy may shift the classes
+
+    @model_validator(mode="after")
+    def _keep_is_of_filters(self) -> ByProbe:
+        if (self.do == "filter") != (self.keep is not None):
+            raise ValueError("filter needs `keep`, the share of examples to keep, such as 0.9, and relabel has none")
+        return self
+
+
+class Knn(ByProbe):
+    """The opinion is the mean label of the `k` nearest other examples, by Euclidean distance of standardized features.
+
+    Source: EleutherAI/w2s, probe.py (`zeta`), where features are not standardized and an example is a neighbour of
+    itself; k = 20 as there.
+    """
+
+    name: Literal["knn"] = identity("knn")
+    k: int = identity(20, ge=1)
+
+
+class LogisticProbe(ByProbe):
+    """The opinion is that of a logistic regression on the other folds.
+
+    l2 None: the strength of least loss on labels that were left out.
+
+    Source: EleutherAI/w2s, probe.py, where a probe judges the labels that it was fitted on; left-out ones as in
+    Northcutt et al. 2021 (confident learning, arXiv 1911.00068).
+    """
+
+    name: Literal["logistic"] = identity("logistic")
+    l2: float | None = identity(None, gt=0.0)
+    folds: int = identity(5, ge=2)
+
+
+class TopoFilter(Probing):
+    """Keeps the largest component of each class in the graph of `k` nearest neighbours, and of it those whose labels
+    are nearest to the mean label of their neighbours, down to the share `keep` of all.
+
+    Source: Wu et al. 2020, A Topological Filter for Learning with Label Noise, once and on an untuned model's features
+    as EleutherAI/w2s (topo.py) does it, not in every epoch of a training.
+    """
+
+    name: Literal["topofilter"] = identity("topofilter")
+    keep: float = identity(gt=0.0, le=1.0)
+    k: int = identity(20, ge=1)
+
+
 class PluginTransform(PluginUse):
     """What a user's own function makes of the labels; it sees no ground truth. See docs/extending.md."""
 
@@ -184,7 +246,18 @@ class PluginTransform(PluginUse):
     random: bool = identity(False)  # it draws at random, from the seed
 
 
-AnyTransform = Harden | Temperature | Smooth | Confident | MixTruth | Subsample | PluginTransform
+AnyTransform = (
+    Harden
+    | Temperature
+    | Smooth
+    | Confident
+    | MixTruth
+    | Subsample
+    | PluginTransform
+    | Knn
+    | LogisticProbe
+    | TopoFilter
+)
 Transform = Annotated[AnyTransform, Field(discriminator="name")]
 
 
@@ -223,9 +296,20 @@ class LabelsSpec(Spec):
         return tuple(dict.fromkeys(digest for digest in found if digest is not None))
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """Digests of the features steps that transforms go by, each once."""
+        return tuple(dict.fromkeys(d for t in self.transforms if isinstance(t, Probing) for d in t.features))
+
+    def features_of(self, split: str) -> tuple[str, ...]:
+        """Those of one split, each once."""
+        place = ("transfer", "val").index(split)
+        probing = [t for t in self.transforms if isinstance(t, Probing)]
+        return tuple(dict.fromkeys(t.features[place] for t in probing))
+
+    @property
     def parents(self) -> tuple[str, ...]:
         """Digests of the steps whose artifacts this one reads."""
-        return (self.data, *self.supervisors)
+        return (self.data, *self.supervisors, *self.features)
 
     @property
     def reads_truth(self) -> bool:
@@ -242,6 +326,8 @@ class LabelsSpec(Spec):
                 kept *= transform.keep
             elif isinstance(transform, Subsample):
                 kept *= transform.share or 1.0
+            elif isinstance(transform, (Knn, LogisticProbe, TopoFilter)):
+                kept *= transform.keep or 1.0
         return kept
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from w2s import misfits, models, pluginfiles, resources
-from w2s.chains import Between, Chains, Supply
+from w2s.chains import Between, Chains, Supply, seeded
 from w2s.errors import SpecError
 from w2s.identity import LISTED, Spec, identity, runtime, unique, validated
 from w2s.labelling import labelling_of
@@ -29,7 +29,7 @@ from w2s.pairs import Pairs, expanded
 from w2s.pluginfiles import Plugins
 from w2s.resources import Resources, Slurm
 from w2s.sources.fetch import find_file
-from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec
+from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec, is_solved, solved_recipe
 from w2s.tasks import registry
 from w2s.tasks.task import TaskSpec
 from w2s.yamlfile import parse_yaml, read_yaml
@@ -292,7 +292,7 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         specs[name] = collect(models.model_of, own, base, where, name)
         problems += _wrong_recipe(recipe, f"{where}.recipe")
         asked[name] = collect(resources.of_model, file.slurm, asks, f"{where}.slurm")
-        recipes[name] = _recipe(file.recipe, recipe, {"loss": {"name": "xent"}})
+        recipes[name] = _solved(specs[name], _recipe(file.recipe, recipe, {"loss": {"name": "xent"}}))
     for method, entry in file.methods.items():
         if not NAME.match(method):
             problems.append(f"methods.{method}: {WRONG_NAME}")
@@ -300,16 +300,24 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         problems += misfits.of_hard_labels(method, entry.loss) if entry.hard_labels else []
         for name, value in file.models.items():
             loss = entry.loss.model_dump(mode="json")
-            student_recipes[name, method] = _recipe(file.recipe, _parts(value)[1], entry.recipe, {"loss": loss})
+            recipe = _recipe(file.recipe, _parts(value)[1], entry.recipe, {"loss": loss})
+            student_recipes[name, method] = _solved(specs[name], recipe)
     pairs = collect(expanded, file.pairs, list(file.models))
     chains, between = _chains(file, base, pairs, problems)
+    problems += misfits.of_probing(chains.labellings, specs, between, tasks)
     problems += misfits.of_selections(file.selections, list(file.methods), student_recipes, pairs or [])
     uses = _uses(specs, recipes, student_recipes, between)
     problems += [*misfits.of_engine(file.engine), *misfits.of_recipes(file.engine, uses)]
     if None not in (*recipes.values(), *student_recipes.values()):
         problems += misfits.of_cache(file.engine, uses)
     for name, task in tasks.items():
-        if task is not None:
+        if task is not None and task.kind == "generate":
+            losses = {m: entry.loss for m, entry in file.methods.items()}
+            one = {
+                m: getattr(labels, "is_one_supervisor", True) for m, labels in chains.labellings.items()
+            }  # None: wrong
+            problems += misfits.of_texts(name, file.engine, losses, one, uses)
+        elif task is not None:
             problems += misfits.of_classes(name, task, {m: entry.loss for m, entry in file.methods.items()}, uses)
     if problems:
         raise SpecError(unique(problems))
@@ -399,6 +407,13 @@ def _recipe(*parts: Any) -> Recipe | None:
         return None
 
 
+def _solved(model: ModelSpec | None, recipe: Recipe | None) -> Recipe | None:
+    """The recipe, without what does not count where a solver finds the head."""
+    if recipe is None or not ((model is not None and model.words is not None) or is_solved(recipe)):
+        return recipe
+    return solved_recipe(recipe)
+
+
 def _uses(
     specs: dict[str, Any],
     recipes: dict[str, Any],
@@ -427,6 +442,7 @@ def expand(sweep: Sweep) -> list[Experiment]:
                 data=data_digest, split=split, model=sweep.models[model], recipe=sweep.recipes[model], seed=seed,
                 engine=sweep.engines[model], keep_weights=file.keep_weights,
             )  # fmt: skip
+            step = seeded(step, seed)
             return step, step.digest()
 
         supply = Supply(task_name, data_digest, sweep.chains, sweep.student_recipes, on_truth)

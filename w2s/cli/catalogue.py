@@ -25,7 +25,7 @@ def tasks(room: int | None = None) -> list[str]:
         (
             name,
             _yes(all(is_fetched(source, kind="dataset") for source in task.sources)),
-            _words(task.class_names),
+            _words(task.class_names) if task.kind != "generate" else "text",
             _origin(task.source),
             task.about,
         )
@@ -36,6 +36,7 @@ def tasks(room: int | None = None) -> list[str]:
         "",
         "Own data in a sweep's YAML: tasks: {mine: {file: my.jsonl, text: review, label: stars, classes: [bad, good]}}",
         "Own comparisons: tasks: {mine: {file: my.jsonl, prompt: question, chosen: better, rejected: worse}}",
+        "Own prompts with answers: tasks: {mine: {file: my.jsonl, prompt: question, target: answer}}",
     ]
 
 
@@ -61,7 +62,9 @@ def _yes(fetched: bool) -> str:
     return "yes" if fetched else ""
 
 
-def _origin(source: Source) -> str:
+def _origin(source: Source | None) -> str:
+    if source is None:
+        return "words of the training texts"
     if isinstance(source, HubSource):
         return f"hub {source.hub}" + (f"/{source.config}" if source.config else "")
     if isinstance(source, ArchiveSource):
@@ -87,7 +90,7 @@ def _needs(specs: Iterable[AnyStep]) -> list[_Need]:
         if isinstance(spec, MaterializeSpec):
             for source in spec.task.sources:
                 tasks.setdefault(source, spec.task.name)
-        elif not isinstance(spec, LabelsSpec):
+        elif not isinstance(spec, LabelsSpec) and spec.model.source is not None:
             models.setdefault((spec.model.source, spec.model.gguf), spec.model)
     data = [
         _Need(

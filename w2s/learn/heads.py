@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         self.pooling = pooling
         self.precision = precision
         self.in_shares = False  # True where the base model's weights are gathered from all ranks as it runs
-        self.head = nn.Linear(hidden_size, classes, bias=False)
+        self.head: Any = nn.Linear(hidden_size, classes, bias=False)
         self.replay: list[Any] = []  # a list, so that torch does not count the stand-in among the model's own layers
 
     def forward(self, chunks: Sequence[tuple[Tensor, ...]]) -> Tensor:

@@ -36,10 +36,13 @@ class Linear:
     bias_O: Array
     per_example: int = 1
 
+    def outputs(self, x_MD: Any) -> NDArray[np.float32]:
+        """What the map makes of each text (M, O)."""
+        return np.asarray(x_MD @ self.weight_DO + self.bias_O, dtype=np.float32)
+
     def logits(self, x_MD: Any) -> NDArray[np.float32]:
         """Logits (N, C). Of two classes (-z/2, z/2); of compared texts the score of each."""
-        z_MO = np.asarray(x_MD @ self.weight_DO) + self.bias_O
-        return np.asarray(_logits(z_MO, self.per_example), dtype=np.float32)
+        return np.asarray(_logits(x_MD @ self.weight_DO + self.bias_O, self.per_example), dtype=np.float32)
 
 
 class Chosen(NamedTuple):

@@ -10,28 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from w2s.errors import StepError
-from w2s.learn import custom, labels, simulated
+from w2s.learn import custom, labels, logistic, probing, simulated
 from w2s.learn.external import External
 from w2s.learn.labels import Floats, Ints
 from w2s.randomness import shuffled, stream_seed
 from w2s.supervision import (
     AnyTransform,
+    ByProbe,
     Confident,
     FileLabels,
     Harden,
+    Knn,
     LabelsSpec,
+    LogisticProbe,
     MixTruth,
     PluginTransform,
+    Probing,
     SimulatedLabels,
     Smooth,
     Subsample,
     SupervisorLabels,
     Temperature,
+    TopoFilter,
     TruthLabels,
 )
 
@@ -56,6 +62,13 @@ class Labelled:
         return np.asarray(np.bincount(self.p_NC.argmax(axis=1), minlength=self.p_NC.shape[1]))
 
 
+class Fitted(NamedTuple):
+    """Labels of transfer before a transform, and activations (N, D) of these examples, in their order."""
+
+    given: Labelled
+    x_ND: Floats
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What labels of one split may be made of. `y_N`: ground truth, there only where the spec asks for it."""
@@ -67,6 +80,8 @@ class Evidence:
     y_weak_M: Ints | None = None  # ground truth of weak_train, for the majority
     external: External | None = None
     texts: Sequence[Any] = ()
+    activations: Mapping[str, Floats] = field(default_factory=dict)  # (N, D) by features step, in the order of `ids`
+    fitted: Fitted | None = None  # of val: what the same transform of transfer had before it
 
     def truth(self) -> Ints:
         assert self.y_N is not None, "the spec did not ask for ground truth"
@@ -75,6 +90,11 @@ class Evidence:
     def accuracy(self, step: str) -> float:
         """Of a train step's predictions here."""
         return float((self.p[step].argmax(axis=1) == self.truth()).mean())
+
+    def activations_of(self, step: str, ids: Sequence[str]) -> Floats:
+        """Those of a features step for some of the examples (N, D)."""
+        place = {example_id: row for row, example_id in enumerate(self.ids)}
+        return np.asarray(self.activations[step][[place[example_id] for example_id in ids]])
 
     def right(self, given: Labelled) -> float | None:
         """The share of right labels; None where there are none, or ground truth was not asked for."""
@@ -90,12 +110,22 @@ def part_of(ids: Sequence[str], part: tuple[int, int]) -> list[int]:
     return sorted(order[len(ids) * i // n : len(ids) * (i + 1) // n])
 
 
-def made(spec: LabelsSpec, found: Evidence, drops: bool) -> tuple[Labelled, list[dict[str, Any]]]:
-    """The labels of one split, and what each transform did. `drops`: examples may be left out. Raises StepError."""
+def made(
+    spec: LabelsSpec, found: Evidence, drops: bool, fits: dict[int, Fitted] | None = None
+) -> tuple[Labelled, list[dict[str, Any]]]:
+    """The labels of one split, and what each transform did. `drops`: examples may be left out. Raises StepError.
+
+    `fits`: filled while labels of transfer are made, by the place of each transform that goes by activations; those of
+    val are made with it afterwards, so that probes are fitted on labels of transfer alone.
+    """
     labelled = given(spec, found)
     told = []
     for place, transform in enumerate(spec.transforms):
         before = labelled
+        if isinstance(transform, Probing) and fits is not None:
+            if drops:
+                fits[place] = Fitted(before, found.activations_of(transform.features[0], before.ids))
+            found = replace(found, fitted=None if drops else fits[place])
         labelled = _APPLY[type(transform)](before, transform, found, _stream(spec, place), drops)
         _require_classes(before, labelled, transform, place)
         told.append(
@@ -105,6 +135,8 @@ def made(spec: LabelsSpec, found: Evidence, drops: bool) -> tuple[Labelled, list
                 "dropped": len(before) - len(labelled),
             }
         )
+        if getattr(transform, "do", "") == "relabel":
+            told[-1]["other_class"] = int((labelled.p_NC.argmax(axis=1) != before.p_NC.argmax(axis=1)).sum())
     return labelled, told
 
 
@@ -153,8 +185,11 @@ def _require_classes(before: Labelled, after: Labelled, transform: AnyTransform,
         return
     left = f"{len(after)} of {len(before)} examples, by class {', '.join(map(str, after.classes()))}"
     why = "no example" if not len(after) else "one class"
-    name = getattr(transform, "use", transform.name)
-    raise StepError(f"labels.transforms[{place}]: {name} leaves {why} ({left}); ask for less of it")
+    raise StepError(f"labels.transforms[{place}]: {_name(transform)} leaves {why} ({left}); ask for less of it")
+
+
+def _name(transform: Any) -> str:
+    return str(getattr(transform, "use", transform.name))
 
 
 # -- transforms --------------------------------------------------------------------------------------------------------
@@ -194,21 +229,22 @@ def smooth(p_NC: Floats, eps: float) -> Floats:
 
 
 def confident(p_NC: Floats, order: Sequence[int], keep: float, per_class: bool) -> list[int]:
-    """Places of the most confident examples, ascending; `order` decides between equally confident ones.
+    """Places of the most confident examples, ascending; see `nearest`."""
+    return nearest(-p_NC.max(axis=1).astype(np.float64), p_NC.argmax(axis=1), order, keep, per_class)
 
-    Of every most probable class the share `keep`, or of all together.
+
+def nearest(
+    far_N: NDArray[np.float64], top_N: NDArray[np.int64], order: Sequence[int], keep: float, per_class: bool
+) -> list[int]:
+    """Places, ascending, of the share `keep` that is least far, of each class `top_N` or of all together.
+
+    `order` decides between equally far ones.
     """
-    place_N = np.empty(len(p_NC), dtype=np.int64)
-    place_N[list(order)] = np.arange(len(p_NC))
-    sorted_N = np.lexsort((place_N, -p_NC.max(axis=1)))
-    if not per_class:
-        return sorted(sorted_N[: share_of(keep, len(p_NC))].tolist())
-    kept: list[int] = []
-    top_N = p_NC.argmax(axis=1)
-    for label in np.unique(top_N):
-        of_class = sorted_N[top_N[sorted_N] == label]
-        kept += of_class[: share_of(keep, len(of_class))].tolist()
-    return sorted(kept)
+    place_N = np.empty(len(far_N), dtype=np.int64)
+    place_N[list(order)] = np.arange(len(far_N))
+    sorted_N = np.lexsort((place_N, far_N))
+    groups = [sorted_N[top_N[sorted_N] == label] for label in np.unique(top_N)] if per_class else [sorted_N]
+    return sorted(place for group in groups for place in group[: share_of(keep, len(group))].tolist())
 
 
 def _harden(given: Labelled, _: Harden, __: Evidence, ___: Stream, ____: bool) -> Labelled:
@@ -255,6 +291,48 @@ def _plugin(given: Labelled, how: PluginTransform, found: Evidence, stream: Stre
     return given.keep(np.flatnonzero(made).tolist()) if drops else given
 
 
+def _by_probe(given: Labelled, how: ByProbe, found: Evidence, stream: Stream, drops: bool) -> Labelled:
+    if how.do == "filter" and not drops:
+        return given
+    if drops and len(given) < 2:
+        raise StepError(f"labels.transforms: {_name(how)} asks other examples, and there is only {len(given)}")
+    opinion_NC = _opinion(given, how, found, stream, drops)
+    if how.do == "relabel":
+        own = set((found.fitted.given if found.fitted else given).origins)
+        origin = f"{_name(how)} on labels of {min(own) if len(own) == 1 else 'several origins'}"
+        origin += " and truth" if "truth" in own and len(own) > 1 else ""
+        return Labelled(given.ids, opinion_NC, [origin] * len(given))
+    far_N = probing.disagreement(given.p_NC, opinion_NC)
+    return given.keep(
+        nearest(far_N, given.p_NC.argmax(axis=1), stream.shuffled(given.ids), how.keep or 1.0, how.per_class)
+    )
+
+
+def _opinion(given: Labelled, how: ByProbe, found: Evidence, stream: Stream, drops: bool) -> Floats:
+    """What neighbours or a probe say of each label (N, C): of transfer the others', of val those of transfer."""
+    x_ND = found.activations_of(how.features[0 if drops else 1], given.ids)
+    if isinstance(how, Knn):
+        if drops:
+            return probing.knn(x_ND, given.p_NC, how.k)
+        assert found.fitted is not None
+        return probing.knn(found.fitted.x_ND, found.fitted.given.p_NC, how.k, x_ND)
+    assert isinstance(how, LogisticProbe)
+    learned = Fitted(given, x_ND) if drops else found.fitted
+    assert learned is not None
+    order = stream.shuffled(learned.given.ids)
+    opinion_NC, l2 = probing.cross_fitted(learned.x_ND, learned.given.p_NC, order, how.folds, how.l2)
+    if drops:
+        return opinion_NC
+    return labels.probabilities(logistic.fit(learned.x_ND, learned.given.p_NC, l2).logits(x_ND))
+
+
+def _topofilter(given: Labelled, how: TopoFilter, found: Evidence, _: Stream, drops: bool) -> Labelled:
+    if not drops:
+        return given
+    x_ND = found.activations_of(how.features[0], given.ids)
+    return given.keep(probing.topofilter(x_ND, given.p_NC, how.k, how.keep)[0])
+
+
 _APPLY: Mapping[type[AnyTransform], Callable[[Labelled, Any, Evidence, Stream, bool], Labelled]] = {
     Harden: _harden,
     Temperature: _temperature,
@@ -263,4 +341,7 @@ _APPLY: Mapping[type[AnyTransform], Callable[[Labelled, Any, Evidence, Stream, b
     MixTruth: _mix_truth,
     Subsample: _subsample,
     PluginTransform: _plugin,
+    Knn: _by_probe,
+    LogisticProbe: _by_probe,
+    TopoFilter: _topofilter,
 }

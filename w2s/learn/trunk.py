@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from w2s.errors import StepError
 from w2s.learn.adapt import layers_of
 from w2s.learn.batching import OVERHEAD_TOKENS, Tokens, by_length
 from w2s.learn.heads import Classifier
@@ -101,6 +102,27 @@ def write_hidden(
         hidden_SD.flush()
     finally:
         handle.remove()
+
+
+def pooled(
+    model: Classifier, tokens: Tokens, batch_size: int, device: torch.device | str, report: Count = silent
+) -> np.ndarray:
+    """What the head of a classifier sees of each text, an array (M, D) in float32."""
+    model.head = nn.Identity()
+    model = model.to(device).eval()
+    vectors_MD: Any = None
+    done = 0
+    with torch.no_grad():
+        for batch in by_length(tokens.lengths, batch_size, OVERHEAD_TOKENS[torch.device(device).type]):
+            values_BD = model([tokens.padded(batch, device)]).float().cpu().numpy()
+            if vectors_MD is None:
+                vectors_MD = np.empty((len(tokens), values_BD.shape[1]), dtype=np.float32)
+            vectors_MD[batch] = values_BD
+            done += len(batch)
+            report(done, len(tokens))
+    if not np.isfinite(vectors_MD).all():
+        raise StepError("a hidden state is not finite; use engine.mixed_precision: no, or bf16 instead of fp16")
+    return np.asarray(vectors_MD)
 
 
 def read_hidden(path: Path) -> np.ndarray:
