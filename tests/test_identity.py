@@ -17,7 +17,7 @@ import w2s.sweep  # noqa: F401  # its specs are among those that are walked
 from w2s import spec as specs
 from w2s.errors import SpecError
 from w2s.identity import Spec, canonical_json, identity, nearest, role, runtime, sha256_of, validated
-from w2s.models import ModelSpec
+from w2s.models import ModelSpec, Words
 from w2s.objectives import AdaptConf, Entropy, Gce, Kl, Product, Window
 from w2s.sources.spec import ArchiveSource, FileSource, HubSource
 from w2s.spec import (
@@ -39,6 +39,8 @@ from w2s.supervision import (
     Confident,
     FileLabels,
     Harden,
+    Knn,
+    LogisticProbe,
     MajorityLabels,
     MixTruth,
     SimulatedLabels,
@@ -46,6 +48,7 @@ from w2s.supervision import (
     Subsample,
     SupervisorLabels,
     Temperature,
+    TopoFilter,
     TruthLabels,
 )
 from w2s.tasks.task import Join, PairsFormat, RatingPairsFormat, TaskSpec, TextFormat
@@ -215,6 +218,29 @@ def test_recorded_digests_of_labels_stay_the_same():
     ]
 
 
+def test_recorded_digests_of_probes_stay_the_same():
+    low = MODEL.model_copy(update={"layers": 3})
+    transforms = (
+        Knn(features=(D1, D2), do="relabel"),
+        LogisticProbe(features=(D1, D2), do="filter", keep=0.8),
+        TopoFilter(features=(D1, D2), keep=0.9),
+    )
+    found = [
+        FeaturesSpec(data=D1, split="val", model=low, pooled=True),
+        LabelsSpec(data=D1, source=SupervisorLabels(supervisors=(D2,)), transforms=transforms),
+        specs.Probe(solver="logistic"),
+        specs.Probe(solver="logistic", l2=0.5),
+        ModelSpec(name="tfidf", source=None, words=Words()),
+    ]
+    assert [spec.digest()[:16] for spec in found] == [
+        "d814c6e6f0fdbc3b",
+        "2ffd49a7dc176e90",
+        "4c6b1f5cc0f205ef",
+        "421e0ebc4ad5d96b",
+        "57d264eb35f223d1",
+    ]
+
+
 def test_recorded_digests_of_comparisons_stay_the_same():
     pairs = PairsFormat(prompt="q", chosen="a", rejected="b")
     rated = RatingPairsFormat(text="a", rating="b", margin=0.5, ratings="c", raters=1)
@@ -342,7 +368,15 @@ losses = st.sampled_from(
         Kl(),
     ]
 )
-tunes = st.sampled_from([specs.Full(), specs.Probe(), Frozen(layers=4), Lora(r=4, targets=("q", "v"))])
+tunes = st.sampled_from(
+    [
+        specs.Full(),
+        specs.Probe(),
+        specs.Probe(solver="logistic", l2=0.5),
+        Frozen(layers=4),
+        Lora(r=4, targets=("q", "v")),
+    ]
+)
 recipes = st.builds(
     Recipe,
     loss=losses,

@@ -262,7 +262,7 @@ def test_a_logistic_probe_relabels_val_by_one_fit_of_all_of_transfer(world, copi
 
 def test_transforms_follow_each_other_also_on_a_part_and_after_examples_were_dropped(world, copied):
     spec = labelled(
-        copied, world, TopoFilter(features=world.pair, keep=0.8, k=6), Knn(features=world.pair, do="relabel", k=1),
+        copied, world, TopoFilter(features=world.pair, keep=0.8, k=19), Knn(features=world.pair, do="relabel", k=1),
         part=(0, 2), source=TruthLabels(),
     )  # fmt: skip
     found = table(copied, spec, "transfer.parquet")
