@@ -29,6 +29,28 @@ def write_predictions(folder: Path, ids: Mapping[str, list[str]], logits: Mappin
         pyarrow.parquet.write_table(table, folder / "predictions" / f"{split}.parquet")
 
 
+def write_answers(
+    folder: Path, split: str, ids: list[str], texts: Sequence[str], answers: Sequence[str], log_p_N: np.ndarray
+) -> None:
+    """`predictions/<split>.parquet` of a model that generates: example_id, text, what of it counts, and log_prob."""
+    import pyarrow.parquet
+
+    (folder / "predictions").mkdir(exist_ok=True)
+    columns = {"example_id": ids, "text": list(texts), "answer": list(answers)}
+    table = pyarrow.table({name: pyarrow.array(values, pyarrow.string()) for name, values in columns.items()})
+    table = table.append_column("log_prob", pyarrow.array(log_p_N, pyarrow.float64()))
+    pyarrow.parquet.write_table(table, folder / "predictions" / f"{split}.parquet")
+
+
+def write_targets(file: Path, ids: list[str], texts: Sequence[str], origin: str) -> None:
+    """A Parquet file of example_id, the text that was learned for it, and where that came from."""
+    import pyarrow.parquet
+
+    columns = {"example_id": ids, "text": list(texts), "origin": [origin] * len(ids)}
+    table = pyarrow.table({name: pyarrow.array(values, pyarrow.string()) for name, values in columns.items()})
+    pyarrow.parquet.write_table(table, file)
+
+
 def write_labels(file: Path, ids: list[str], p_NC: np.ndarray, origins: list[str]) -> None:
     """A Parquet file of example_id, its label p (C) in float32, and where that came from."""
     import pyarrow.parquet
@@ -85,6 +107,15 @@ def write_evaluations(folder: Path, ids: Mapping[str, list[str]], evaluations: S
     ]
     if tables:
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), folder / "evaluations.parquet")
+
+
+def write_weights(folder: Path | None, trained: Mapping[str, Any]) -> None:
+    """What was trained, as safetensors; no folder: another rank writes it."""
+    import safetensors.torch
+
+    if folder is not None:
+        (folder / "model").mkdir()
+        safetensors.torch.save_file(dict(trained), folder / "model" / "trained.safetensors")
 
 
 def learnt_share(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:

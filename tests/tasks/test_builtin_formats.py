@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from w2s.tasks import comparisons
+from w2s.tasks import comparisons, generations
 from w2s.tasks.formats import Text, examples
 from w2s.tasks.registry import builtin
 
@@ -267,6 +267,14 @@ ROWS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
         ],
         [],
     ),
+    "chess": (
+        [
+            {"id": "B8Pkv", "fen": "r1bq1r1k/ppp1NppQ/3p4/4n3/4R3/8/PPP2PPP/R1B3K1 b - - 0 15", "rating": 499,
+             "moves": ["h8h7", "e4h4"], "themes": ["anastasiaMate", "mateIn1"], "game": "https://lichess.org/IMQfWdF8"}
+        ],
+        [],
+    ),
+    "gsm8k": ([{"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}], []),
     "hh_pairs": (
         [{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}],
         [],
@@ -312,6 +320,20 @@ def test_comparisons_in_the_schema_of_the_data_set():
         assert set(found.text[0]) == {better, worse}
         assert found.text[0][found.label[0]] == better
         assert found.heard == (found.label if name == "movie_pairs_raters" else [])
+
+
+def test_texts_to_generate_in_the_schema_of_the_data_set():
+    """In the puzzle Black has just taken on h7 with the king, and the rook mates on h4."""
+    pieces = ("Kg1 Re4 Ra1 Bc1 Ne7 Pa2 Pb2 Pc2 Pf2 Pg2 Ph2", "Kh7 Qd8 Ra8 Rf8 Bc8 Ne5 Pd6 Pa7 Pb7 Pc7 Pf7 Pg7")
+    chess = "White: {}\nBlack: {}\nWhite to move. Best move:"
+    expected = {
+        "chess": (chess.format(" ".join(["Kg1", "Ra1", "Re4", *pieces[0].split()[3:]]), pieces[1]), "e4h4", "e4h4"),
+        "gsm8k": ("Question: How many?\nAnswer:", "2 + 2 = <<2+2=4>>4\n#### 4", "4"),
+    }
+    assert set(expected) == {name for name, task in builtin().items() if task.kind == "generate"}
+    for name, (prompt, target, counts) in expected.items():
+        found = generations.examples(builtin()[name], enumerate(ROWS[name][0], 1), name)
+        assert (found.text, found.goal[0].target, found.goal[0].answer) == ([prompt], target, counts)
 
 
 def test_every_built_in_task_is_here():

@@ -46,13 +46,15 @@ def test_every_built_in_task_is_valid_and_says_what_it_is():
         "movie_pairs_raters",
         "hh_pairs",
         "summarize_pairs",
+        "chess",
+        "gsm8k",
     }
     for name, task in tasks.items():
         assert task.name == name
         assert task.about
         assert task.licence
-        assert task.n_classes == 2
-        assert task.is_balanced
+        assert task.n_classes == (0 if task.kind == "generate" else 2)
+        assert task.is_balanced == (task.kind != "generate")
     assert all(isinstance(tasks[name].source, HubSource) for name in PAPER)
     assert len({task.digest() for task in tasks.values()}) == len(tasks)
 
@@ -127,7 +129,7 @@ def test_names_and_texts_about_a_task_do_not_count(data):
             {"file": "my.jsonl", "text": "text", "labl": "label", "kind": "compar"},
             [
                 "tasks.t.labl: unknown field (did you mean label?)",
-                "tasks.t.kind: expected 'classify' or 'compare' (got 'compar')",
+                "tasks.t.kind: expected 'classify', 'compare' or 'generate' (got 'compar')",
                 "tasks.t.label: missing, and there is no default",
             ],
         ),

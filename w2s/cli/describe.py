@@ -338,6 +338,8 @@ def _examples(store: Store, digest: str) -> list[str]:
     rows = store.read_table("materialize", digest, "test.parquet").slice(0, SHOWN_EXAMPLES).to_pylist()
     summary = read_json(store.path("materialize", digest) / "summary.json") or {}
     names: list[str] = summary.get("classes") or []
+    if rows and "target" in rows[0]:
+        return ["", "examples of the test:", *(line for row in rows for line in _prompt(row))]
     lines = ["", "examples of the test:"] if names else []
     for row in rows if names else []:
         titles = [names[row["label"]]]
@@ -348,6 +350,15 @@ def _examples(store: Store, digest: str) -> list[str]:
             cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
             lines += [f"  {title}:", *(f"    {line}" for line in cut.splitlines())]
     return lines
+
+
+def _prompt(row: Mapping[str, Any]) -> list[str]:
+    """A prompt, and the text that is to follow it."""
+    found = [""]
+    for title, text in (("prompt", row["text"]), ("target", row["target"])):
+        cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
+        found += [f"  {title}:", *(f"    {line}" for line in cut.splitlines())]
+    return found
 
 
 def _log_tail(path: Path, log_lines: int | None) -> list[str]:

@@ -33,6 +33,7 @@ class Tokens:
     hidden_SD: np.ndarray | None = None
     per_example: int = 1
     hidden_S: np.ndarray | None = None  # each token's place in hidden_SD, where that is another one
+    target_M: np.ndarray | None = None  # of each text, how many of its last tokens are to be generated
 
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], pad_id: int, truncated: int = 0, per_example: int = 1) -> Tokens:
@@ -74,7 +75,8 @@ class Tokens:
         source_S = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
         offsets = np.cumsum([0, *map(len, spans)], dtype=np.int64)
         hidden_S = source_S if self.hidden_S is None else self.hidden_S[source_S]
-        return replace(self, ids_S=self.ids_S[source_S], offsets=offsets, hidden_S=hidden_S)
+        target_M = None if self.target_M is None else self.target_M[texts]
+        return replace(self, ids_S=self.ids_S[source_S], offsets=offsets, hidden_S=hidden_S, target_M=target_M)
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where each token of `rows` stands in `ids_S` (B, T); past the end of a text, its last token's place."""
@@ -85,7 +87,8 @@ class Tokens:
     def padded(self, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
         """(input_ids, attention_mask), both (B, T) int64, padded on the right to the longest of `rows`.
 
-        Where hidden states are replayed they come third, (B, T, D), zero on padding.
+        Where hidden states are replayed they come third, (B, T, D), zero on padding. Where the last tokens of texts are
+        to be generated, which these are comes third, (B, T).
         """
         places_BT = self.places(rows)
         mask_BT = np.arange(places_BT.shape[1]) < self.lengths[rows, None]
@@ -94,6 +97,9 @@ class Tokens:
         if self.hidden_SD is not None:
             hidden_BT = places_BT if self.hidden_S is None else self.hidden_S[places_BT]
             arrays.append(self.hidden_SD[hidden_BT] * mask_BT[:, :, None].astype(np.float32))
+        if self.target_M is not None:
+            first_B1 = (self.lengths[rows] - self.target_M[rows])[:, None]
+            arrays.append(mask_BT & (np.arange(mask_BT.shape[1]) >= first_B1))
         return tuple(torch.from_numpy(array).to(device) for array in arrays)
 
 

@@ -88,6 +88,11 @@ def loss_sum(loss: Loss, logits_BC: Tensor, aims_B: Aims) -> Tensor:
     return RULES[type(loss)].value(loss, log_f_BC, aims_B.target_GC, aims_B.weight_G)
 
 
+def unlikelihood_sum(log_p_B1: Tensor, aims_B: Aims) -> Tensor:
+    """Cross-entropy of target texts: -w log p, where log p is the sum over a text's tokens. In nats."""
+    return -(aims_B.weight_G * log_p_B1[:, 0]).sum()
+
+
 def course_of(loss: Loss, labels_NC: Tensor) -> Course:
     """The course of a training at its start. Raises StepError where the labels leave no meaning to the loss."""
     classes = labels_NC.shape[-1]

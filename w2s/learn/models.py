@@ -52,7 +52,7 @@ class Base:
 
 def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
     """Load the model of a row. Raises StepError naming the model where it cannot be loaded."""
-    with _quiet():
+    with quiet():
         folder, commit = files_of(spec)
         with _named_errors(spec, folder):
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
@@ -82,7 +82,7 @@ def _load(spec: ModelSpec, folder: Path, engine: Engine) -> Any:
             )
         options["attn_implementation"] = engine.attention  # else transformers' own choice: not every model has sdpa
     hint = "; for flash_attention_2 install flash-attn, or set engine.attention to sdpa" if len(options) > 1 else ""
-    with _quiet(), _named_errors(spec, folder, hint):
+    with quiet(), _named_errors(spec, folder, hint):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
         _without_dropout(config)
         module, found = transformers.AutoModel.from_pretrained(
@@ -113,7 +113,7 @@ def is_decoder(config: Any, spec: ModelSpec) -> bool:
     _without_dropout(small)
     _cut(small, 1)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             make: Any = transformers.AutoModel.from_config  # without types
             module = make(small, trust_remote_code=spec.trust_remote_code).float().eval()
@@ -203,7 +203,7 @@ def tokenise(base: Base, texts: list[str], per_example: int = 1) -> Tokens:
 
     Of a prompt and an answer, so the answer stays whole as long as it can.
     """
-    with _quiet():
+    with quiet():
         whole = base.tokenizer(texts, add_special_tokens=True, truncation=False)["input_ids"]
         cut = [row for row, ids in enumerate(whole) if len(ids) > base.max_length]
         if cut:
@@ -237,15 +237,25 @@ def unembedding_rows(base: Base, classes: int, words: tuple[str, ...] | None) ->
     last = [ids[-1] for ids in tokens]
     if len(set(last)) < classes:  # two classes would start with one and the same logit
         raise StepError(f"model {base.spec.name}: recipe.head_words: two of {list(words)} end in the same token")
+    rows_CD: torch.Tensor = output_embeddings(base).weight.detach()[last].clone()
+    return rows_CD
+
+
+def output_embeddings(base: Base) -> Any:
+    """The language-model head of a base model, a linear layer."""
     options: dict[str, Any] = {"trust_remote_code": base.spec.trust_remote_code}
-    with _quiet(), _named_errors(base.spec, base.folder):
+    with quiet(), _named_errors(base.spec, base.folder):
         config = transformers.AutoConfig.from_pretrained(base.folder, **options)
         _cut(config, 1)  # of a large model the layers are most, and none of them is needed
-        language: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            base.folder, config=config, dtype=torch.float32, use_safetensors=True, **options
+        language: Any
+        language, found = transformers.AutoModelForCausalLM.from_pretrained(
+            base.folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-    rows_CD: torch.Tensor = language.get_output_embeddings().weight.detach()[last].clone()
-    return rows_CD
+    head = language.get_output_embeddings()
+    own = next(name for name, weight in language.named_parameters(remove_duplicate=False) if weight is head.weight)
+    if own in found["missing_keys"] and not getattr(config, "tie_word_embeddings", False):
+        raise StepError(f"model {base.spec.name}: its files have no language-model head ({own})")
+    return head
 
 
 def _hidden_size(module: nn.Module) -> int:
@@ -269,7 +279,7 @@ def _converted(spec: ModelSpec, gguf: Path) -> Path:
         with disk_errors(place):
             for left in place.parent.glob(f"{place.name}-*"):  # of a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            with _quiet():
+            with quiet():
                 _convert(gguf, place)
         return place
 
@@ -299,7 +309,7 @@ def _convert(gguf: Path, place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Progress bars and advice of transformers would flood a log that holds many steps."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging: Any = transformers.logging

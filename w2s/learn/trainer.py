@@ -196,7 +196,10 @@ class _Training:
             with self._gradients_sent(last):
                 logits_BC = self._logits(batch, part)
                 aims_B = self._aims_of(batch, part, logits_BC, aims_G)
-                loss = losses.loss_sum(self.recipe.loss, logits_BC, aims_B)
+                if self.tokens.target_M is None:
+                    loss = losses.loss_sum(self.recipe.loss, logits_BC, aims_B)
+                else:  # of text that is generated the model gives log-probabilities
+                    loss = losses.unlikelihood_sum(logits_BC, aims_B)
                 weight = float(aims_B.weight_G.sum()) if losses.drops(self.recipe.loss) else 0.0
                 spent = Spent(spent.loss + float(loss.detach()), spent.weight + weight)
                 if last:  # before the last backward pass, because DeepSpeed updates at its end

@@ -7,27 +7,57 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from w2s.errors import SpecError
 from w2s.identity import nearest
 from w2s.tasks.fields import BadRecord, Record, clean, drawn, getter, list_at, number_at, paths, text_of, value_at
 from w2s.tasks.own import prepared
-from w2s.tasks.prepare import PREPARE
-from w2s.tasks.task import ChoicesFormat, PairsFormat, RatingFormat, RatingPairsFormat, TaskSpec, TextFormat
+from w2s.tasks.prepare import PREPARE, Unfit
+from w2s.tasks.task import (
+    Band,
+    ChoicesFormat,
+    GenerateFormat,
+    PairsFormat,
+    RatingFormat,
+    RatingPairsFormat,
+    TaskSpec,
+    TextFormat,
+)
 
 Text = str | tuple[str, ...]  # of an example: one text, or those that are compared, in their order
 T = TypeVar("T")
 SHOWN = 5  # problems of one kind that a message lists
 
 
+class Goal(NamedTuple):
+    """What is to follow a prompt, and what of it counts; the position of a move, and how hard the example is."""
+
+    target: str
+    answer: str
+    position: str | None
+    difficulty: float | None
+
+
+class LeftOut(str):
+    """A reason to leave a record out; `what` names the record and what is wrong with it."""
+
+    what: str
+
+    def __new__(cls, reason: str, what: str) -> LeftOut:
+        made = super().__new__(cls, reason)
+        made.what = what
+        return made
+
+
 @dataclass
 class Examples:
     """Parallel lists: the text or texts, the class, what it stays together with, and the row it came from (from 1).
 
+    Of a prompt, `goal` says what is to follow, and the class is a number that equal targets share.
     `heard`, where it is not empty: the class as a few raters gave it, which is the label of every split but `test`.
     """
 
@@ -38,6 +68,8 @@ class Examples:
     heard: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> records or examples left out
     records: int = 0
+    goal: list[Goal] = field(default_factory=list)
+    named: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first that were left out for it
 
     def __len__(self) -> int:
         return len(self.text)
@@ -53,7 +85,15 @@ class Examples:
             heard=[self.heard[i] for i in at] if self.heard else [],
             dropped=self.dropped,
             records=self.records,
+            goal=[self.goal[i] for i in at] if self.goal else [],
+            named=self.named,
         )
+
+    def fits(self, at: int, bands: Mapping[Any, Band] | None, split: str) -> bool:
+        """True where an example is as hard as those of a split are to be."""
+        low, high = (bands or {}).get(split, (None, None))
+        hard = self.goal[at].difficulty if self.goal else None
+        return hard is None or ((low is None or low <= hard) and (high is None or hard <= high))
 
     def labels(self, split: str) -> list[int]:
         """The classes as they are told in a split."""
@@ -97,6 +137,7 @@ class Gathered(Generic[T]):
     made: list[tuple[int, T]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     records: int = 0
+    named: dict[str, list[str]] = field(default_factory=dict)
 
 
 def gathered(
@@ -129,7 +170,9 @@ def gathered(
                 lines[reason].append(f"{where}: row {row}: {reason}{got}")
             continue
         if isinstance(made, str):
-            found.dropped[made] += 1
+            found.dropped[str(made)] += 1
+            if isinstance(made, LeftOut) and len(found.named.setdefault(str(made), [])) < SHOWN:
+                found.named[str(made)].append(f"row {row}: {made.what}")
         else:
             found.made.append((row, made))
     if problems:
@@ -145,9 +188,10 @@ def no_text(task: TaskSpec) -> str:
     return "empty text"
 
 
-def _prepared(prepare: Callable[[Record], Record], record: Record) -> Record:
+def _prepared(prepare: Callable[[Record], Record | Unfit], record: Record) -> Record | str:
     try:
-        return prepare(record)
+        made = prepare(record)
+        return LeftOut(*made) if isinstance(made, Unfit) else made
     except (KeyError, IndexError, TypeError) as error:
         raise BadRecord(f"not the shape that `prepare: {prepare.__name__}` reads ({error!r})") from None
 
@@ -190,6 +234,9 @@ def _fields(task: TaskSpec) -> dict[str, list[str]]:
     elif isinstance(form, RatingPairsFormat):
         wanted["text"] = paths(form.text)
         wanted |= {"rating": [form.rating] if form.rating else [], "ratings": [form.ratings] if form.ratings else []}
+    elif isinstance(form, GenerateFormat):
+        wanted |= {"prompt": paths(form.prompt), "target": paths(form.target)}
+        wanted |= {"position": all_of(form.position), "difficulty": all_of(form.difficulty)}
     else:
         wanted["text"] = paths(form.text)
         wanted |= {"rating": [form.rating]} if isinstance(form, RatingFormat) else {"label": [form.label]}

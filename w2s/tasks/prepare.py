@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from w2s.tasks.fields import BadRecord, Record, drawn
+
+
+class Unfit(NamedTuple):
+    """Why a record is left out, and what exactly is wrong with it."""
+
+    reason: str
+    what: str
 
 
 def lettered(record: Record) -> Record:
@@ -57,8 +65,29 @@ def _shared(one: str, other: str) -> str:
     return one[: next(differ, min(len(one), len(other)))]
 
 
-PREPARE: dict[str, Callable[[Record], Record]] = {
+def lichess(record: Record) -> Record | Unfit:
+    """A puzzle -> the position it is to be solved in, how that looks, and the answer.
+
+    Of its moves the first is the opponent's: `fen` is the position before it. Adds position (FEN), board, white, black
+    (pieces with their squares), side (to move) and answer (the first move of the solution, UCI).
+    """
+    from w2s.tasks import chessboard
+
+    listed = record["moves"]
+    moves = listed.split() if isinstance(listed, str) else list(listed)
+    name = f"puzzle {record.get('id', '')}".strip()
+    try:
+        position = chessboard.after(str(record["fen"]), moves[0])
+        if not chessboard.is_legal(position, moves[1]):
+            raise ValueError(f"{moves[1]} is no legal move in {position}")
+    except ValueError as error:
+        return Unfit("illegal move or position", f"{name}: {error}")
+    return {**record, **chessboard.described(position), "position": position, "answer": moves[1]}
+
+
+PREPARE: dict[str, Callable[[Record], Record | Unfit]] = {
     "lettered": lettered,
     "which_is_more_pleasant": which_is_more_pleasant,
     "last_replies": last_replies,
+    "lichess": lichess,
 }

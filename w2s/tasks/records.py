@@ -137,8 +137,10 @@ def _joined(rows: Rows, fields: Mapping[str, Mapping[str, Any]], key: str, title
 
 def read(path: Path, how: Read) -> Rows:
     """The records of one file, read as they are asked for. Raises SpecError."""
+    if path.is_dir() and how.format is not None:
+        return _of_folder(path, how)
     if path.is_dir():
-        raise SpecError(f"{path}: is a folder; name the file in it")
+        raise SpecError(f"{path}: is a folder; name the file in it, or give read: {{format: ...}} to read all of them")
     kind = how.format or EXTENSIONS.get(path.suffix.lower())
     if kind is None:
         known = ", ".join(EXTENSIONS)
@@ -149,6 +151,14 @@ def read(path: Path, how: Read) -> Rows:
         raise SpecError(f"{path}: read.columns names the columns of a csv or tsv file, and this one is {kind}")
     reader = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _csv, "parquet": _parquet}[kind]
     return _guarded(reader(path, how, kind), path, how)
+
+
+def _of_folder(folder: Path, how: Read) -> Rows:
+    """The records of all files of one format in a folder, by name, numbered on from file to file."""
+    paths = sorted(path for path in folder.iterdir() if EXTENSIONS.get(path.suffix.lower()) == how.format)
+    if not paths:
+        raise SpecError(f"{folder}: holds no {how.format} file; see read.format")
+    return enumerate((record for path in paths for _, record in read(path, how)), 1)
 
 
 def _guarded(rows: Rows, path: Path, how: Read) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -14,6 +14,7 @@ from w2s.sources.spec import FileSource
 from w2s.tasks.fields import paths
 from w2s.tasks.task import (
     ChoicesFormat,
+    GenerateFormat,
     PairsFormat,
     RatingFormat,
     RatingPairsFormat,
@@ -30,7 +31,7 @@ _SOURCE_KEYS = ("file", "hub", "revision", "config", "package", "sha256", "membe
 _FORMAT_KEYS = tuple(
     dict.fromkeys(
         name
-        for spec in (TextFormat, RatingFormat, ChoicesFormat, PairsFormat, RatingPairsFormat)
+        for spec in (TextFormat, RatingFormat, ChoicesFormat, PairsFormat, RatingPairsFormat, GenerateFormat)
         for name in spec.model_fields
         if name != "kind"
     )
@@ -120,6 +121,8 @@ def _long_form(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             moved.append(name)
     if "kind" not in full and kind_of(full.get("format")) in ("pairs", "rating_pairs"):
         full["kind"] = "compare"
+    if "kind" not in full and kind_of(full.get("format")) == "generate":
+        full["kind"] = "generate"
     if isinstance(full.get("test_file"), str):
         full["test_file"] = {"file": full["test_file"]}
     if isinstance(full.get("source"), str):
@@ -152,6 +155,8 @@ def _check_templates(task: TaskSpec, where: str) -> None:
         fields |= {"format.prompt": form.prompt, "format.chosen": form.chosen}
         if set(paths(form.text)) - {"prompt", "text"} or "text" not in paths(form.text):
             problems.append(f"{where}.format.text: a template of {{prompt}} and {{text}} (got {form.text!r})")
+    elif isinstance(form, GenerateFormat):
+        fields |= {"format.prompt": form.prompt, "format.target": form.target}
     else:
         fields |= {"format.text": form.text}
     for name, template in fields.items():

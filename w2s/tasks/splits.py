@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,10 +16,10 @@ from w2s.errors import SpecError
 from w2s.identity import canonical_json
 from w2s.progress import Report
 from w2s.sources.spec import ArchiveSource, FileSource, PluginSource, Source
-from w2s.tasks import comparisons, formats
+from w2s.tasks import comparisons, formats, generations
 from w2s.tasks.formats import SHOWN, Examples, Text
 from w2s.tasks.records import Opened, open_records
-from w2s.tasks.task import TaskSpec
+from w2s.tasks.task import Band, GenerateFormat, TaskSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -89,7 +89,7 @@ def group_id(group: str) -> str:
 def _examples(task: TaskSpec, opened: Opened) -> tuple[Examples, Examples | None]:
     """The examples of the pool, and of a separate test source; each text once, none in both."""
     problems: list[str] = []
-    read = comparisons if task.kind == "compare" else formats
+    read = {"compare": comparisons, "generate": generations}.get(task.kind, formats)
     found: list[Examples | None] = []
     for rows, title in ((opened.pool, opened.pool_title), (opened.test, opened.test_title)):
         try:
@@ -105,7 +105,7 @@ def _examples(task: TaskSpec, opened: Opened) -> tuple[Examples, Examples | None
         pool = comparisons.held_together(task, pool)
         test = comparisons.held_together(task, test) if test is not None else None
     for part, title in ((pool, opened.pool_title), (test, opened.test_title)):
-        if part is not None and len(set(part.label)) < 2:
+        if part is not None and len(set(part.label)) < (1 if task.kind == "generate" else 2):
             problems.append(_one_class(task, part, title))
     if problems:
         raise SpecError(problems)
@@ -193,7 +193,8 @@ def _choose(
 
 
 def _taken(task: TaskSpec, part: Examples, wanted: dict[str, int], seed: int, stream: str) -> dict[str, list[int]]:
-    return fill(part, wanted, task.n_classes if task.is_balanced else None, rng(seed, stream))
+    bands = task.format.bands if isinstance(task.format, GenerateFormat) else None
+    return fill(part, wanted, task.n_classes if task.is_balanced else None, rng(seed, stream), bands)
 
 
 def _is_short(taken: dict[str, list[int]], wanted: dict[str, int]) -> bool:
@@ -207,7 +208,7 @@ def _shrunk(
     total = sum(asked.values())
 
     def scaled(target: int) -> dict[str, int]:
-        return {name: max(task.n_classes, n * target // total) for name, n in asked.items()}
+        return {name: max(task.n_classes, 1, n * target // total) for name, n in asked.items()}
 
     fits, fails = 0, min(total, len(part) + 1)
     while fails - fits > 1:
@@ -222,12 +223,16 @@ def _shrunk(
 
 
 def fill(
-    found: Examples, asked: dict[str, int], n_classes: int | None, stream: numpy.random.Generator
+    found: Examples,
+    asked: dict[str, int],
+    n_classes: int | None,
+    stream: numpy.random.Generator,
+    bands: Mapping[Any, Band] | None = None,
 ) -> dict[str, list[int]]:
     """Positions for each split, group by group from one shuffled list, until it is full or nothing is left.
 
     `n_classes` asks for equal shares (the first classes get one more where the size does not divide). A group enters
-    one split at most; of its examples those are taken that the split still needs.
+    one split at most; of its examples those are taken that the split still needs, and that are in its band.
     """
     groups: dict[str, list[int]] = {}
     for i, group in enumerate(found.group):
@@ -247,7 +252,7 @@ def fill(
             fits = []
             for i in together:
                 share = 0 if n_classes is None else labels[i]
-                if quota[share] > 0:
+                if quota[share] > 0 and found.fits(i, bands, name):
                     quota[share] -= 1
                     fits.append(i)
             if fits:
@@ -262,9 +267,11 @@ def _too_few(task: TaskSpec, part: Examples, asked: dict[str, int], taken: dict[
     counts = Counter(part.label)
     there = ", ".join(f"{name} {counts[c]:,}" for c, name in enumerate(task.class_names))
     wanted = " + ".join(f"{name} {n:,}" for name, n in asked.items())
-    equal = (
-        f"; classes are balanced, so at most {min(counts[c] for c in range(task.n_classes)) * task.n_classes:,} count"
-    )
+    if isinstance(task.format, GenerateFormat):
+        banded = task.format.bands
+        there = f"test is filled first, each split from its band of {task.format.difficulty}" if banded else "prompts"
+    most = min((counts[c] for c in range(task.n_classes)), default=0) * task.n_classes
+    equal = f"; classes are balanced, so at most {most:,} count"
     grouped = len(set(part.group)) < len(part)
     short = ", ".join(f"{name} {len(taken[name]):,}" for name in asked if len(taken[name]) < asked[name])
     return (
@@ -282,13 +289,21 @@ def _table(found: Examples, at: Sequence[int], split: str) -> pyarrow.Table:
 
     texts, labels = [found.text[i] for i in at], found.labels(split)
     one_each = all(isinstance(text, str) for text in texts)
+    if found.goal:
+        goals = [found.goal[i] for i in at]
+        told = {"target": [goal.target for goal in goals], "answer": [goal.answer for goal in goals]}
+        if goals and goals[0].position is not None:
+            told["position"] = [str(goal.position) for goal in goals]
+    else:
+        told = {}
     column = pyarrow.array(texts, pyarrow.string() if one_each else pyarrow.list_(pyarrow.string()))
     return pyarrow.table(
         {
             "example_id": pyarrow.array([example_id(found.text[i], found.group[i]) for i in at], pyarrow.string()),
             "group_id": pyarrow.array([group_id(found.group[i]) for i in at], pyarrow.string()),
             "text" if one_each else "texts": column,
-            "label": pyarrow.array([labels[i] for i in at], pyarrow.int64()),
+            **({} if told else {"label": pyarrow.array([labels[i] for i in at], pyarrow.int64())}),
+            **{name: pyarrow.array(values, pyarrow.string()) for name, values in told.items()},
         }
     )
 
@@ -343,6 +358,7 @@ def _counts(task: TaskSpec, part: Examples) -> dict[str, Any]:
         "groups": len(set(part.group)),
         "classes": {label: counts[c] for c, label in enumerate(task.class_names)},
         "dropped": {reason: n for reason, n in sorted(part.dropped.items()) if n},
+        **({"dropped_first": part.named} if part.named else {}),
         "mean_words": round(sum(map(_words, part.text)) / len(part), 2),  # of all texts of an example
     }
 

@@ -1,7 +1,7 @@
 """What a task is, as data: a source, how its records become examples, the classes and the metric.
 
 A task of kind `classify` has one text per example and its class; one of kind `compare` has k texts per example, and its
-class is the place of the better one.
+class is the place of the better one. One of kind `generate` has a prompt, the text that is to follow, and no classes.
 """
 
 from __future__ import annotations
@@ -154,6 +154,38 @@ class RatingPairsFormat(Spec):
         return self
 
 
+Band = tuple[float | None, float | None]  # lowest and highest value, both included; None: no bound
+
+
+class GenerateFormat(Spec):
+    """One record, one example: a prompt and the text that is to follow it.
+
+    A model reads the prompt, a space, and the target. Its answers have at most `max_new_tokens` tokens, and longer
+    targets are cut there. An answer is right where it is the target after spaces around both were stripped; with
+    `answer_after`, where the same stands after that mark (the last one) in both.
+    """
+
+    kind: Literal["generate"] = identity("generate")
+    prompt: str = identity(min_length=1)  # field or template
+    target: str = identity(min_length=1)  # field or template
+    answer_after: str | None = identity(None, min_length=1)
+    max_new_tokens: int = identity(32, ge=1)
+    position: str | None = identity(None, min_length=1)  # field with a chess position (FEN) in which targets are moves
+    difficulty: str | None = identity(None, min_length=1)  # field with a number
+    bands: dict[Literal["weak_train", "transfer", "val", "test"], Band] | None = identity(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _bands_are_intervals(self) -> GenerateFormat:
+        if (self.bands is None) != (self.difficulty is None):
+            raise ValueError(
+                "give both `difficulty`, the field with a number, and `bands`, such as {weak_train: [null, 1200]}"
+            )
+        for split, (low, high) in (self.bands or {}).items():
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"bands.{split}: {low:g} is above {high:g}")
+        return self
+
+
 class Join(Spec):
     """A second file, whose fields are added to the record that has the same value in `key`."""
 
@@ -168,7 +200,7 @@ class Join(Spec):
         return self
 
 
-FORMATS = ("text", "rating", "choices", "pairs", "rating_pairs")
+FORMATS = ("text", "rating", "choices", "pairs", "rating_pairs", "generate")
 PAIRS = {"chosen", "rejected", "texts", "better"}  # fields that only PairsFormat has
 
 
@@ -180,6 +212,8 @@ def kind_of(data: Any) -> str | None:
         return None
     if "kind" in data:
         return str(data["kind"]) if data["kind"] in FORMATS else None
+    if "target" in data:
+        return "generate"
     if PAIRS & set(data):
         return "pairs"
     if {"margin", "raters"} & set(data):
@@ -192,17 +226,18 @@ Format = Annotated[
     | Annotated[RatingFormat, Tag("rating")]
     | Annotated[ChoicesFormat, Tag("choices")]
     | Annotated[PairsFormat, Tag("pairs")]
-    | Annotated[RatingPairsFormat, Tag("rating_pairs")],
+    | Annotated[RatingPairsFormat, Tag("rating_pairs")]
+    | Annotated[GenerateFormat, Tag("generate")],
     Discriminator(
         kind_of,
         custom_error_type="format",
         custom_error_message="expected a mapping of kind text (text, label), rating (text, rating), choices, "
-        "pairs (chosen, rejected) or rating_pairs (text, rating, margin)",
+        "pairs (chosen, rejected), rating_pairs (text, rating, margin) or generate (prompt, target)",
     ),
 ]
 
 # Functions of w2s.tasks.prepare that turn a record no template can express into one that it can.
-Prepare = Literal["lettered", "which_is_more_pleasant", "last_replies"]
+Prepare = Literal["lettered", "which_is_more_pleasant", "last_replies", "lichess"]
 
 _DEFAULT_CLASSES = {"text": ("0", "1"), "rating": ("negative", "positive")}
 
@@ -213,7 +248,7 @@ class TaskSpec(Spec):
     name: str = runtime(min_length=1)
     about: str = runtime("")
     licence: str = runtime("")
-    kind: Literal["classify", "compare"] = identity("classify")
+    kind: Literal["classify", "compare", "generate"] = identity("classify")
     source: Source = identity()
     test_file: FileSource | None = identity(None)  # read like `source`; None: test comes from the source too
     splits: HubSplits = identity(HubSplits())
@@ -232,8 +267,10 @@ class TaskSpec(Spec):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes in order: those given, or the usual ones of the format."""
-        if self.classes is None and not isinstance(self.format, (TextFormat, RatingFormat, ChoicesFormat)):
+        """The classes in order: those given, or the usual ones of the format; none where text is generated."""
+        if isinstance(self.format, GenerateFormat):
+            return ()
+        if self.classes is None and isinstance(self.format, (PairsFormat, RatingPairsFormat)):
             return tuple(f"text {place + 1}" for place in range(self.format.n_texts))
         return self.classes or _DEFAULT_CLASSES.get(self.format.kind, ("wrong", "right"))
 
@@ -248,8 +285,11 @@ class TaskSpec(Spec):
 
     @property
     def n_outputs(self) -> int:
-        """Numbers that a model makes of each text: its class logits, or the one score that texts are compared by."""
-        return 1 if self.kind == "compare" else self.n_classes
+        """Numbers that a model makes of each text: its class logits, or the one score that texts are compared by.
+
+        Where text is generated, the logarithm of the target's probability.
+        """
+        return self.n_classes if self.kind == "classify" else 1
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -264,6 +304,10 @@ class TaskSpec(Spec):
     @model_validator(mode="after")
     def _classes_fit(self) -> TaskSpec:
         names = self.class_names
+        if (self.kind == "generate") != isinstance(self.format, GenerateFormat):
+            raise ValueError("kind: generate and a format of kind generate (prompt, target) go together")
+        if self.kind == "generate" and (self.classes is not None or self.balance):
+            raise ValueError("classes and balance: texts that are generated have no classes; leave both out")
         if len(set(names)) != len(names):
             raise ValueError(f"classes: a class is named twice in {list(names)}")
         if isinstance(self.format, (PairsFormat, RatingPairsFormat)):
@@ -275,7 +319,7 @@ class TaskSpec(Spec):
                 )
         elif self.kind == "compare":
             raise ValueError(f"kind: compare needs a format of kind pairs or rating_pairs, not {self.format.kind}")
-        elif self.format.kind != "text" and len(names) != 2:
+        elif self.format.kind not in ("text", "generate") and len(names) != 2:
             raise ValueError(f"classes: the format {self.format.kind} makes two classes, not {len(names)}")
         if isinstance(self.format, TextFormat) and self.format.labels:
             strangers = sorted({c for c in self.format.labels.values() if c is not None} - set(names))
