@@ -21,7 +21,7 @@ from w2s.errors import MachineError, SpecError
 from w2s.spec import Weak
 from w2s.store import Store
 
-TABLES = ["report.html", "rows.csv", "rows.parquet", "table.csv", "table.md", "table.tex"]
+TABLES = ["report.html", "rows.csv", "rows.parquet", "scaling.csv", "table.csv", "table.md", "table.tex"]
 
 
 def contents(folder):
@@ -306,7 +306,7 @@ def many_classes(tmp_path, synthetic):
 
 def test_auroc_where_every_task_has_more_than_two_classes_is_refused(many_classes):
     made = many_classes("four")
-    with pytest.raises(SpecError, match=r"metric: auroc needs two classes, and every task has more: four \(4\)"):
+    with pytest.raises(SpecError, match=r"metric: auroc needs two classes, and no task has two: four \(4\)"):
         require(["one"], made.root, metric="auroc")
     assert require(["one"], made.root, metric="accuracy") == [made.root / "sweeps" / "one"]
 

@@ -2,6 +2,7 @@
 
     results/sweeps/<name>/table.csv           one line per cell, with intervals
     results/sweeps/<name>/medians.csv         over tasks, where there are several
+    results/sweeps/<name>/scaling.csv         laws of scale, for parameters and FLOPs
     results/sweeps/<name>/rows.csv, rows.parquet    one line per cell and seed
     results/sweeps/<name>/table.md, table.tex
     results/sweeps/<name>/figures/*.png, *.svg
@@ -88,7 +89,7 @@ def render(
     drawn: dict[str, Picture] = {}
     with disk_errors(found.folder), _writable(found.folder):
         found.folder.mkdir(parents=True, exist_ok=True)
-        paths = _tables(found, cells, composed)
+        paths = _tables(found, cells, composed, metric)
         with _made(problems, "figures"):
             for written, name, picture in _figures(found, cells, metric, size, progress):
                 paths += written
@@ -169,9 +170,10 @@ def _made(problems: list[str], what: str) -> Iterator[None]:
         problems.append(f"{what}: could not be made: {type(error).__name__}: {document.one_line(str(error))}")
 
 
-def _tables(rows: Rows, cells: list[Cell], composed: Document) -> list[Path]:
+def _tables(rows: Rows, cells: list[Cell], composed: Document, metric: str) -> list[Path]:
     contents = {
         "table.csv": exports.cells_csv(cells).encode(),
+        "scaling.csv": exports.scaling_csv(rows, cells, metric).encode(),
         "rows.csv": exports.rows_csv(rows).encode(),
         "rows.parquet": exports.rows_parquet(rows),
         "table.md": markdown.markdown(composed).encode(),

@@ -7,6 +7,7 @@
     agreement-<task>          agreement with the supervisor, where that is right and where it is wrong
     curves-<task>             training loss, and accuracy and agreement during training
     calibration-<task>        reliability diagrams
+    scaling-<task>            laws of scale, where there are four sizes or more
 
 A figure for which nothing is known is not made. Make, draw and save all of them under `style()`.
 """
@@ -18,16 +19,17 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from w2s.analyze.figures import accuracy, agreement, calibration, heat, recovered, said, training
+from w2s.analyze.figures import accuracy, agreement, calibration, growth, heat, recovered, said, training
 from w2s.analyze.figures.look import PNG_DPI, colours, save, short_count, shortened, style
 from w2s.analyze.figures.scale import SIZES
 from w2s.analyze.numbers.cells import METRICS, Cell
 from w2s.analyze.numbers.medians import medians
+from w2s.analyze.numbers.scaling import fits
 from w2s.analyze.reading.rows import Rows
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
-KINDS = ("accuracy", "pgr", "heat", "agreement", "curves", "calibration")
+KINDS = ("accuracy", "pgr", "heat", "agreement", "curves", "calibration", "scaling")
 __all__ = ["KINDS", "PNG_DPI", "SIZES", "Named", "colours", "figures", "save", "short_count", "style"]
 
 
@@ -69,6 +71,7 @@ def _figures(rows: Rows, cells: list[Cell], metric: str, size: str) -> Iterator[
         "agreement": lambda own: _agreement(own, size),
         "curves": lambda own: _with(training.of_task(rows, own), training.alt()),
         "calibration": lambda own: _with(calibration.of_task(rows, own), calibration.alt()),
+        "scaling": lambda own: _scaling(rows, own, metric, size),
     }
     for kind in KINDS:
         for task, own in by_task.items():
@@ -92,11 +95,17 @@ TITLES = {
     "agreement": "agreement with the supervisor",
     "curves": "training of students",
     "calibration": "calibration",
+    "scaling": "laws of scale ({metric})",
 }
 
 
 def _with(figure: Figure | None, alt: str) -> tuple[Figure, str] | None:
     return None if figure is None else (figure, alt)
+
+
+def _scaling(rows: Rows, own: list[Cell], metric: str, size: str) -> tuple[Figure, str] | None:
+    found = fits(rows, own, metric, size)
+    return _with(growth.of_task(found, metric, size), growth.alt(found))
 
 
 def _over_tasks(cells: list[Cell], metric: str, size: str) -> Iterator[Named]:

@@ -43,7 +43,7 @@ def aggregate(
     `progress` is told how many cells of how many are done. Raises SpecError for a baseline that there is none of.
     """
     against, groups = _Baselines(rows, baseline), _groups(rows)
-    pool, cells = _Pool(rows), []
+    pool, cells = Pool(rows), []
     for key, group in groups.items():
         cells.append(_cell(key, group, groups, against.of(key, groups), pool))
         if progress is not None:
@@ -100,7 +100,7 @@ def _corrected(cells: Sequence[Cell]) -> list[Cell]:
     return found
 
 
-class _Pool:
+class Pool:
     """Measures and estimates over chosen seeds of a cell; those that many cells share are made once."""
 
     def __init__(self, rows: Rows) -> None:
@@ -159,7 +159,7 @@ class _Pool:
         return stats.mean(part) if kept.mean == 1.0 else stats.share(part, kept, "no labels")
 
 
-def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool: _Pool) -> Cell:
+def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool: Pool) -> Cell:
     task, weak, student, method, selection = key
     mixed = _mixed_tests(group, pool.rows)
     if mixed:
@@ -225,7 +225,7 @@ def _data(group: Group, rows: Rows) -> str:
     return next((digest for digest in digests if digest in rows.truth), digests[0])
 
 
-def _measured(metric: str, group: Group, base: Group | None, is_baseline: bool, unfit: str, pool: _Pool) -> Measured:
+def _measured(metric: str, group: Group, base: Group | None, is_baseline: bool, unfit: str, pool: Pool) -> Measured:
     """The estimates of one metric, each over the seeds where all it needs is there; `unfit` says why there are none."""
     if unfit:
         return Measured(**dict.fromkeys(MEASURED, absent(unfit)), p=math.nan, p_holm=math.nan, noise=None)
@@ -282,11 +282,11 @@ def _differences(
     return dict(zip(DIFFERENCES, estimates, strict=True)), p, noise
 
 
-def _shares(group: Group, pool: _Pool) -> dict[str, Estimate]:
+def _shares(group: Group, pool: Pool) -> dict[str, Estimate]:
     return {**_agreements(group, pool), **_labels(group, pool)}
 
 
-def _labels(group: Group, pool: _Pool) -> dict[str, Estimate]:
+def _labels(group: Group, pool: Pool) -> dict[str, Estimate]:
     """How good the labels are that the students learned from: on transfer, over the examples that had one."""
     sources = [record["label_digest"] for record in group if record["label_digest"] in pool.rows.learned]
     if sources:
@@ -299,7 +299,7 @@ def _labels(group: Group, pool: _Pool) -> dict[str, Estimate]:
     return dict.fromkeys(LABELS, _in_the_way(group, ()))
 
 
-def _agreements(group: Group, pool: _Pool) -> dict[str, Estimate]:
+def _agreements(group: Group, pool: Pool) -> dict[str, Estimate]:
     """Shares of test examples on which student and weak model agree. Source: Burns et al. 2023, sec. 5.1.1."""
     couple = _present(group, ("weak", "student"), pool.rows)
     if not couple["weak"]:

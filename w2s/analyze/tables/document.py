@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.numbers.scaling import fits
 from w2s.analyze.reading.rows import Rows
-from w2s.analyze.tables import listings, summaries
+from w2s.analyze.tables import growth, listings, summaries
 from w2s.analyze.tables.sentences import sentences
 from w2s.analyze.tables.sheet import Column, Entry, Line, Models, Sheet, Value, constant, one_line, plain
 from w2s.errors import SpecError
@@ -48,8 +49,8 @@ def compose(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> Docu
 
 def sheets(rows: Rows, cells: Sequence[Cell], metric: str) -> list[Sheet]:
     """The tables of a sweep, the shortest answers first: medians over tasks, matrices of pairs, then the cells, their
-    agreement, their labels, their differences from the baseline, and these over tasks. What there is nothing of is
-    not there."""
+    agreement, their labels, their differences from the baseline, and these over tasks; laws of scale. What there is
+    nothing of is not there."""
     return [
         *summaries.over_tasks(cells, metric),
         *summaries.matrices(cells, metric),
@@ -58,4 +59,5 @@ def sheets(rows: Rows, cells: Sequence[Cell], metric: str) -> list[Sheet]:
         *listings.labels(cells),
         *listings.differences(cells, metric),
         *summaries.against_baseline(cells, metric),
+        *growth.scaling(fits(rows, cells, metric), metric),
     ]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from w2s.analyze.numbers.cells import AGREEMENTS, LABELS, MEASURED, METRICS, Cell
 from w2s.analyze.numbers.medians import contests, medians
+from w2s.analyze.numbers.scaling import Fit, fits
 from w2s.analyze.numbers.stats import Estimate
 from w2s.analyze.reading.rows import ROLES, WHOLE, Rows
 from w2s.analyze.reading.selection import DIAGNOSTIC
@@ -112,6 +113,26 @@ def _medians(cells: Sequence[Cell], metric: str) -> Iterable[list[Any]]:
             line += [c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
             line += [c.sign_p, c.wilcoxon_p, c.t_p, _reasons(c.left_out)]
         yield [*line, DIAGNOSTIC if m.selection == "oracle" else ""]
+
+
+def scaling_csv(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> str:
+    """One line per series and size axis: the law fitted to it, or why there is none."""
+    head = ["metric", "size", "task", "of", "weak", "method", "models", "limit", "limit_low", "limit_high"]
+    head += ["limit_seeds", "limit_reason", "exponent", "exponent_low", "exponent_high", "factor", "unit", "held_out"]
+    head += ["foretold", "foretold_low", "foretold_high", "measured", "in_band", "held_out_reason", "notes"]
+    return _csv(
+        head, (_law(fit, metric, size) for size in ("params", "flops") for fit in fits(rows, cells, metric, size))
+    )
+
+
+def _law(fit: Fit, metric: str, size: str) -> list[Any]:
+    series, law, held = fit.series, fit.law, fit.held_out
+    line: list[Any] = [metric, size, series.task, series.of, series.weak, series.method, " ".join(series.models)]
+    line += [fit.limit.value, fit.limit.low, fit.limit.high, fit.limit.seeds, fit.limit.reason]
+    line += [fit.exponent.value, fit.exponent.low, fit.exponent.high]
+    line += [None, None] if law is None else [law.a, law.unit]
+    line += [None] * 6 if held is None else [*held, "yes" if held.inside else "no"]
+    return [*line, fit.held_out_reason, fit.note]
 
 
 def _joined(numbers: Iterable[int]) -> str:
