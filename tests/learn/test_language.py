@@ -6,6 +6,7 @@ The references read the same folder through AutoModelForCausalLM, without paddin
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,20 +160,26 @@ def trained_names(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def embeddings_of(model) -> Any:
+    base: Any = model.base
+    return base.get_input_embeddings()
+
+
 def test_what_is_trained_of_a_head(base_of):
     def names(arch, tune):
         return trained_names(language.build(base_of(arch), Recipe(tune=tune), 0))
 
-    assert "head.weight" in names("llama", Frozen(layers=1)) and "head.weight" in names("llama", Probe())
+    assert "head.weight" in names("llama", Frozen(layers=1))
+    assert "head.weight" in names("llama", Probe())
     assert names("llama", Probe()) == {"head.weight"} == names("qwen2", Probe())
     assert "head.weight" not in names("llama", Lora())
     assert not any("emb" in name for name in names("qwen2", Frozen(layers=1)))
     tied = language.build(base_of("qwen2"), Recipe(), 0)
-    assert tied.head.weight is tied.base.get_input_embeddings().weight
+    assert tied.head.weight is embeddings_of(tied).weight
     shared = base_of("qwen2").module.get_input_embeddings().weight
     assert tied.head.weight.data_ptr() != shared.data_ptr()  # what is trained is a copy
     loose = language.build(base_of("qwen2"), Recipe(tune=Probe()), 0)
-    assert loose.head.weight is not loose.base.get_input_embeddings().weight
+    assert loose.head.weight is not embeddings_of(loose).weight
     assert torch.equal(loose.head.weight, shared)
 
 

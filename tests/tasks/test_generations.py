@@ -42,7 +42,8 @@ def test_a_puzzle_is_the_position_after_the_opponents_move_and_its_answer_the_se
     rows = {row["target"]: row for table in made.tables.values() for row in table.to_pylist()}
     assert sorted(rows) == ["a1a8", "b1b8", "c1c8", "d1d8", "e1e8"]
     assert rows["a1a8"]["text"] == "White: Kg1 Ra1 Pf2 Pg2 Ph2 / Kg8 Ph6 Pf7 Pg7"
-    assert rows["a1a8"]["position"] == AFTER and rows["a1a8"]["answer"] == "a1a8"
+    assert rows["a1a8"]["position"] == AFTER
+    assert rows["a1a8"]["answer"] == "a1a8"
     assert "label" not in rows["a1a8"]
     pool = made.summary["pool"]
     assert (pool["records"], pool["dropped"]) == (9, {"illegal move or position": 4})
@@ -87,8 +88,10 @@ def test_splits_take_what_is_as_hard_as_their_band(tmp_path):
     made = materialize(task, Sizes(weak_train=10, transfer=10, val=5, test=8), 3)
     hard = {name: [int(one[1:]) for one in table["target"].to_pylist()] for name, table in made.tables.items()}
     assert [len(hard[name]) for name in ("weak_train", "transfer", "val", "test")] == [10, 10, 5, 8]
-    assert max(hard["weak_train"]) <= 12 and min(hard["test"]) >= 30
-    assert min(hard["val"]) >= 12 and max(hard["val"]) <= 30
+    assert max(hard["weak_train"]) <= 12
+    assert min(hard["test"]) >= 30
+    assert min(hard["val"]) >= 12
+    assert max(hard["val"]) <= 30
     assert min(hard["transfer"]) < 12 or max(hard["transfer"]) > 30  # from all that is left
     with pytest.raises(SpecError, match=r"only weak_train 13 could be filled"):
         materialize(task, Sizes(weak_train=20, transfer=5, val=2, test=5), 3)
@@ -147,5 +150,7 @@ def test_what_is_wrong_with_a_task_is_told_before_the_data_is_read(tmp_path, mor
 def test_the_built_in_tasks_generate():
     tasks = builtin()
     assert {name for name, task in tasks.items() if task.kind == "generate"} == {"chess", "gsm8k"}
-    assert tasks["chess"].n_classes == 0 and tasks["chess"].n_outputs == 1 and not tasks["chess"].is_balanced
+    assert tasks["chess"].n_classes == 0
+    assert tasks["chess"].n_outputs == 1
+    assert not tasks["chess"].is_balanced
     assert tasks["gsm8k"].format.answer_after == "####"

@@ -247,10 +247,10 @@ def output_embeddings(base: Base) -> Any:
     with quiet(), _named_errors(base.spec, base.folder):
         config = transformers.AutoConfig.from_pretrained(base.folder, **options)
         _cut(config, 1)  # of a large model the layers are most, and none of them is needed
-        language: Any
-        language, found = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             base.folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
+    language, found = loaded  # the model, and which weights its files lack
     head = language.get_output_embeddings()
     own = next(name for name, weight in language.named_parameters(remove_duplicate=False) if weight is head.weight)
     if own in found["missing_keys"] and not getattr(config, "tie_word_embeddings", False):
