@@ -46,13 +46,12 @@ def folder(tmp_path, monkeypatch):
 
 def test_every_built_in_model_is_valid():
     rows = models.builtin()
-    families = {"gpt2": 4, "pythia": 8, "smollm2": 4, "qwen2.5": 7, "qwen3": 5, "llama": 2, "minilm": 1}
+    families = {"gpt2": 4, "pythia": 8, "smollm2": 4, "qwen2.5": 7, "qwen3": 5, "llama": 2, "minilm": 1, "tfidf": 1}
     assert {family: sum(name.startswith(family) for name in rows) for family in families} == families
     assert len(rows) == sum(families.values()) == len({model.digest() for model in rows.values()})
     for name, model in rows.items():
         assert model.name == name
-        assert model.params is not None
-        assert model.depth is not None
+        assert (model.params is None) is (model.depth is None) is (model.words is not None)
         assert not model.trust_remote_code
     assert isinstance(rows["minilm"].source, ArchiveSource)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from w2s.errors import SpecError
@@ -13,7 +15,7 @@ from w2s.supervision import Knn, LogisticProbe, TopoFilter
 from w2s.sweep import expand, sweep_of
 
 SIZES = {"weak_train": 8, "transfer": 8, "val": 4, "test": 8}
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "words": {"use": "tfidf"},
     "small": {"use": "minilm", "layers": 2},
     "large": {"use": "smollm2", "layers": 20},

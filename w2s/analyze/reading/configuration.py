@@ -64,15 +64,31 @@ def _labels(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
     made = read(store, "labels", str(given.get("labels")))
     parents = (store.manifest("labels", str(given.get("labels"))) or {}).get("parents") or ()
     own = {f"labels.{path}": value for path, value in (made.identity if made else {}).items()}
-    return {**own, **_hashes(store, parents[1:])}
+    transforms = own.get("labels.transforms")
+    features = set()
+    if isinstance(transforms, list):
+        features = {digest for transform in transforms for digest in transform.get("features", ())}
+        own["labels.transforms"] = [_transform(store, transform) for transform in transforms]
+    return {**own, **_hashes(store, [parent for parent in parents[1:] if parent not in features])}
+
+
+def _transform(store: Store, transform: Mapping[str, Any]) -> dict[str, Any]:
+    """With a hash of what was asked of the steps that it names, which are others for each seed or task."""
+    named: dict[str, Any] = {}
+    if "like" in transform:
+        named["like"] = _hash(store, "train", transform["like"])
+    if "features" in transform:
+        named["features"] = [_hash(store, "features", digest) for digest in transform["features"]]
+    return {**transform, **named}
 
 
 def _hashes(store: Store, supervisors: Sequence[str]) -> dict[str, Any]:
-    asked = [read(store, "train", supervisor) for supervisor in supervisors]
-    return {
-        f"labels.supervisors[{place}]": None if one is None else sha256_of(one.identity)[:12]
-        for place, one in enumerate(asked)
-    }
+    return {f"labels.supervisors[{place}]": _hash(store, "train", digest) for place, digest in enumerate(supervisors)}
+
+
+def _hash(store: Store, kind: str, digest: Any) -> str | None:
+    asked = None if digest is None else read(store, kind, str(digest))
+    return None if asked is None else sha256_of(asked.identity)[:12]
 
 
 def configuration(kind: str, spec: Mapping[str, Any]) -> Configuration:
