@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from made_cells import cell, estimate, measured  # type: ignore[import-not-found]
 from tampering import write  # type: ignore[import-not-found]
 
+from w2s.analyze import figures
+from w2s.analyze.figures import noise
 from w2s.analyze.numbers.aggregate import aggregate
+from w2s.analyze.numbers.cells import Run
 from w2s.analyze.reading.rows import load
-from w2s.analyze.tables import document, listings
+from w2s.analyze.tables import document, exports, listings
 
 METHODS = {
     "xent": {},
@@ -27,7 +34,7 @@ def made(synthetic):
 
 
 def digests(made, method):
-    return next(cell.digests for cell in made.plan.experiments if cell.method == method)
+    return next(one.digests for one in made.plan.experiments if one.method == method)
 
 
 def labelled(made, right, n, truth=0, method="half", **columns):
@@ -45,7 +52,7 @@ def row_of(made, method):
 
 
 def cell_of(rows, method):
-    return next(cell for cell in aggregate(rows) if cell.method == method)
+    return next(found for found in aggregate(rows) if found.method == method)
 
 
 def test_labels_are_counted_over_the_examples_that_have_one(made):
@@ -56,11 +63,11 @@ def test_labels_are_counted_over_the_examples_that_have_one(made):
     assert shares == [0.75, 16, 0.4, 0.25]
     assert row["label_digest"] == f"labels {digests(one, 'half').labels}"
     rows = load("one", one.root)
-    cell = cell_of(rows, "half")
-    assert [e.value for e in (cell.label_accuracy, cell.label_share, cell.label_truth_share)] == pytest.approx(
+    found = cell_of(rows, "half")
+    assert [e.value for e in (found.label_accuracy, found.label_share, found.label_truth_share)] == pytest.approx(
         [0.75, 0.4, 0.25]
     )
-    assert 0.5 < cell.label_accuracy.low < 0.75 < cell.label_accuracy.high < 0.96
+    assert 0.5 < found.label_accuracy.low < 0.75 < found.label_accuracy.high < 0.96
     (bins,) = [labels.bins_K3 for key, labels in rows.learned.items() if key.startswith("labels ")]
     assert bins[13].tolist() == pytest.approx([16, 16 * 0.9, 12])  # (13/15, 14/15] holds 0.9
     assert bins.sum(axis=0)[0] == 16
@@ -85,14 +92,14 @@ def test_seeds_that_kept_other_examples_are_pooled_by_label(made):
     """10 of 10 and 10 of 30 are 20 of 40 labels, not the mean of two shares."""
     methods = {"half": {"labels": {"transforms": [{"confident": 0.5}, {"mix_truth": 0.1}]}}}
     one = made(methods=methods, seeds=[0, 1])
-    first, second = (cell.digests.labels for cell in one.plan.experiments)
+    first, second = (asked.digests.labels for asked in one.plan.experiments)
     for step, n in ((first, 10), (second, 30)):
         y = one.truth("transfer", digests(one, "half").data)[:n]
         p = np.eye(2)[np.where(np.arange(n) < 10, y, 1 - y)].tolist()
         table = {"example_id": [f"transfer-{i:05d}" for i in range(n)], "p": p, "origin": ["people"] * n}
         write(one.store.path("labels", step) / "transfer.parquet", pa.table(table))
-    cell = cell_of(load("one", one.root), "half")
-    assert (cell.label_accuracy.value, cell.label_share.value, cell.label_accuracy.seeds) == (0.5, 0.5, 2)
+    found = cell_of(load("one", one.root), "half")
+    assert (found.label_accuracy.value, found.label_share.value, found.label_accuracy.seeds) == (0.5, 0.5, 2)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +146,40 @@ def test_the_table_of_labels_is_there_where_they_are_not_all_the_weak_models_own
     rows = load("one", one.root)
     cells = aggregate(rows)
     (sheet,) = listings.labels(cells)
-    assert [column.head for column in sheet.columns][3:] == ["Label acc.", "Labelled", "Ground truth"]
-    lines = {line[2].text: [entry.text for entry in line[3:]] for line in sheet.lines}
+    heads = ["Label acc.", "Labelled", "Ground truth", "Student acc.", "PGR"]
+    assert [column.head for column in sheet.columns][3:] == heads
+    lines = {line[2].text: [entry.text for entry in line[3:6]] for line in sheet.lines}
+    shown = [float(entry[0]) for entry in lines.values()]
+    assert shown == sorted(shown, reverse=True)
     assert lines["half"] == ["0.750", "0.400", "0.250"]
     assert lines["rounds"][1:] == ["1.000", "0.000"]
     assert sheet in document.compose(rows, cells).sheets
     plain = synthetic(folder="plain", seeds=[0]).fill()
     assert listings.labels(aggregate(load("one", plain.root))) == []
+
+
+def test_labels_by_confidence_are_counted_in_a_file(made):
+    one = made(methods={"half": METHODS["half"]})
+    labelled(one, right=12, n=16)
+    rows = load("one", one.root)
+    (line,) = csv.DictReader(io.StringIO(exports.labels_csv(rows, aggregate(rows))))
+    assert (line["method"], line["seeds"], line["labels"]) == ("half", "1", "16")
+    numbers = [float(line[name]) for name in ("low", "high", "confidence", "accuracy")]
+    assert numbers == pytest.approx([13 / 15, 14 / 15, 0.9, 0.75])
+
+
+def test_the_figure_of_noise_has_a_point_for_each_kind_of_labels():
+    def with_labels(method, right, pgr):
+        run = (Run(0, "d", "w", "s", "c", f"labels {method}"),)
+        return cell(method=method, label_accuracy=estimate(right), runs=run, accuracy=measured(pgr=estimate(pgr)))
+
+    cells = [with_labels("soft", 0.9, 0.6), with_labels("random", 0.8, 0.3), with_labels("worse", 0.6, -3.0)]
+    with figures.style():
+        (axes,) = noise.of_task(cells, "accuracy").axes
+        drawn = [line.get_xydata().tolist() for line in axes.lines]
+    points = [tuple(places[0]) for places in drawn if len(places) == 1]
+    assert sorted(points) == [pytest.approx(p) for p in ((0.1, 0.6), (0.2, 0.3), (0.4, -1.0))]  # cut at the edge
+    assert axes.get_ylim()[0] < -1.0
+    assert noise.alt(cells, "accuracy").endswith("wrong labels from 0.10 to 0.40")
+    assert noise.of_task(cells[:1], "accuracy") is None
+    assert noise.of_task([cell(), cell(method="logconf")], "accuracy") is None, "all learned from the weak model"

@@ -16,7 +16,7 @@ import w2s.analyze as library
 from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.cells import AGREEMENTS
 from w2s.analyze.reading.rows import COLUMNS
-from w2s.analyze.tables.exports import cells_csv, medians_csv, scaling_csv
+from w2s.analyze.tables.exports import cells_csv, labels_csv, medians_csv, scaling_csv
 from w2s.cli.arguments import checked
 from w2s.cli.commands import COMMANDS
 from w2s.errors import SpecError
@@ -188,6 +188,7 @@ def test_documented_columns_are_the_real_ones(quickstart):
     marked = {name.removesuffix(" …") for name in documented("table.csv") if name.endswith(" …")}
     assert sorted(s + end for s in stems for end in (with_ends if s in marked else ("",))) == sorted(real)
     assert sorted(documented("medians.csv")) == sorted(medians_csv(aggregate(rows)).splitlines()[0].split(","))
+    assert sorted(documented("labels.csv")) == sorted(labels_csv(rows, []).splitlines()[0].split(","))
     assert sorted(documented("scaling.csv")) == sorted(scaling_csv(rows, []).splitlines()[0].split(","))
 
 

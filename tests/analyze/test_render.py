@@ -21,7 +21,7 @@ from w2s.errors import MachineError, SpecError
 from w2s.spec import Weak
 from w2s.store import Store
 
-TABLES = ["report.html", "rows.csv", "rows.parquet", "scaling.csv", "table.csv", "table.md", "table.tex"]
+TABLES = ["labels.csv", "report.html", "rows.csv", "rows.parquet", "scaling.csv", "table.csv", "table.md", "table.tex"]
 
 
 def contents(folder):

@@ -99,15 +99,15 @@ def agreement(rows: Rows) -> pandas.DataFrame:
 
     The supervisor is the weak model of the pair. `label_accuracy` is the accuracy of the labels that the student
     learned from, whoever gave them; `label_share` how much of transfer had one; `label_truth_share` how many of them
-    were ground truth by name.
+    were ground truth by name. `supervisor_agreement` is with the step whose labels a student of a chain learned from,
+    `error_overlap` the share of the weak model's errors that it repeats, of which `error_overlap_expected` are made by
+    the ceiling too, and `misfit` its loss (nats) against the weak model's predictions for test.
     """
-    from w2s.analyze.numbers.cells import AGREEMENTS, LABELS
-
-    names = (*AGREEMENTS, *LABELS)
+    from w2s.analyze.numbers.cells import INHERITED
 
     def line(cell: Cell) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name in names:
+        for name in INHERITED:
             found |= _interval(name, getattr(cell, name))
         return {**found, "seeds": cell.agreement.seeds, "n": cell.agreement.n, "reason": cell.agreement.reason}
 

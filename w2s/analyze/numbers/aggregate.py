@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from w2s.analyze.numbers import resamples, spread, stats
-from w2s.analyze.numbers.cells import AGREEMENTS, DIFFERENCES, LABELS, MEASURED, METRICS, Cell, Measured, Run
+from w2s.analyze.numbers import spread, stats
+from w2s.analyze.numbers.cells import DIFFERENCES, INHERITED, MEASURED, METRICS, Cell, Measured, Run
+from w2s.analyze.numbers.inherited import inherited
+from w2s.analyze.numbers.pool import Group, Pool, models_of, or_absent, present
 from w2s.analyze.numbers.resamples import Measure
 from w2s.analyze.numbers.spread import Spread
 from w2s.analyze.numbers.stats import Estimate, absent
-from w2s.analyze.reading.learned import LABELS as STEP
-from w2s.analyze.reading.metrics import placements
 from w2s.analyze.reading.predictions import Truth
 from w2s.analyze.reading.rows import BOTH_CLASSES, CELL_KEYS, GENERATED, ROLES, TWO_CLASSES, Rows
-from w2s.analyze.reading.selection import DIAGNOSTIC, Taken, taken, variant
-from w2s.analyze.reading.standing import UNPLANNED
+from w2s.analyze.reading.selection import DIAGNOSTIC, Taken, variant
 from w2s.errors import SpecError
 from w2s.identity import nearest
-
-KEPT_MEASURES = 64  # those that several cells share, such as a weak model's; each takes some 100 kB
-Group = list[dict[Any, Any]]  # the rows of one cell, a record for each seed
-M = TypeVar("M", str, Taken)
 
 
 def aggregate(
@@ -100,71 +94,12 @@ def _corrected(cells: Sequence[Cell]) -> list[Cell]:
     return found
 
 
-class Pool:
-    """Measures and estimates over chosen seeds of a cell; those that many cells share are made once."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        self._measures: OrderedDict[Any, Measure] = OrderedDict()
-        self._estimates: dict[Any, Estimate] = {}
-
-    def measure(self, metric: str, data: str, models: Iterable[Taken]) -> Measure:
-        """Accuracy: is the model of that seed right about that test example? AUROC: the example's share in it."""
-        chosen = tuple(models)
-        key = (metric, data, chosen)
-        if key in self._measures:
-            self._measures.move_to_end(key)
-        else:
-            self._measures[key] = self._read(metric, data, chosen)
-            if len(self._measures) > KEPT_MEASURES:
-                self._measures.popitem(last=False)
-        return self._measures[key]
-
-    def _read(self, metric: str, data: str, models: Iterable[Taken]) -> Measure:
-        scored = [self.rows.test[model] for model in models]
-        if metric == "accuracy":
-            return Measure(np.stack([one.right_N for one in scored]))
-        y_N = self.rows.truth[data].y_N
-        ranks = [one.margin_rank_N for one in scored]
-        placed_SN = np.stack([placements(rank_N, y_N) for rank_N in ranks if rank_N is not None])
-        positive = int(np.count_nonzero(y_N == 1))
-        return Measure(placed_SN, trials=min(positive, len(y_N) - positive))
-
-    def once(self, key: tuple[Any, ...], make: Callable[[], Estimate]) -> Estimate:
-        if key not in self._estimates:
-            self._estimates[key] = make()
-        return self._estimates[key]
-
-    def mean(self, metric: str, data: str, models: list[Taken]) -> Estimate:
-        return self.once((metric, data, *models), lambda: stats.mean(self.measure(metric, data, models)))
-
-    def gap(self, metric: str, data: str, ceiling: list[Taken], weak: list[Taken]) -> Estimate:
-        return self.once(
-            (metric, data, *ceiling, *weak),
-            lambda: stats.difference(self.measure(metric, data, ceiling), self.measure(metric, data, weak)),
-        )
-
-    def labels(self, name: str, sources: list[str]) -> Estimate:
-        """One of LABELS over the seeds that learned from these."""
-        if len({len(self.rows.learned[source].kept_N) for source in sources}) > 1:
-            return absent("transfer sets differ: the seeds cannot be pooled")
-        return self.once((name, *sources), lambda: self._of_labels(name, sources))
-
-    def _of_labels(self, name: str, sources: list[str]) -> Estimate:
-        found = [self.rows.learned[source] for source in sources]
-        kept = Measure(np.stack([labels.kept_N for labels in found]))
-        if name == "label_share":
-            return stats.mean(kept)
-        part = Measure(np.stack([one.right_N if name == "label_accuracy" else one.truth_N for one in found]))
-        return stats.mean(part) if kept.mean == 1.0 else stats.share(part, kept, "no labels")
-
-
 def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool: Pool) -> Cell:
     task, weak, student, method, selection = key
     mixed = _mixed_tests(group, pool.rows)
     if mixed:
         pool.rows.problems.append(f"{task}, {weak} -> {student}, {variant(method, selection)}: {mixed}")
-    students = zip(group, _models(group, "student"), strict=True)
+    students = zip(group, models_of(group, "student"), strict=True)
     readable = [] if mixed else [record for record, model in students if model in pool.rows.test]
     base = groups.get((task, weak, student, baseline, selection))
     first = group[0]
@@ -186,7 +121,7 @@ def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool:
         "baseline": baseline,
         "runs": tuple(_runs(group)),
         "steps": tuple(int(step) for step in _known(readable, "selected_step")),
-        **(dict.fromkeys((*AGREEMENTS, *LABELS), absent(mixed)) if mixed else _shares(group, pool)),
+        **(dict.fromkeys(INHERITED, absent(mixed)) if mixed else inherited(group, pool)),
     }
     for metric in METRICS:
         unfit = mixed or _unfit(metric, values["n_classes"], group, pool.rows)
@@ -236,14 +171,14 @@ def _measured(metric: str, group: Group, base: Group | None, is_baseline: bool, 
 
     found: dict[str, Estimate] = {}
     for role in ROLES:
-        models = _present(group, (role,), pool.rows)[role]
-        found[role] = _or_absent(models, lambda models: pool.mean(metric, data, models), group, (role,))
-    ends = _present(group, ("weak", "ceiling"), pool.rows)
-    found["gap"] = _or_absent(
+        models = present(group, (role,), pool.rows)[role]
+        found[role] = or_absent(models, lambda models: pool.mean(metric, data, models), group, (role,))
+    ends = present(group, ("weak", "ceiling"), pool.rows)
+    found["gap"] = or_absent(
         ends["weak"], lambda weak: pool.gap(metric, data, ends["ceiling"], weak), group, ("weak", "ceiling")
     )
-    full = _present(group, ROLES, pool.rows)
-    found["pgr"] = _or_absent(full["weak"], lambda _: stats.pgr(*(of(full[role]) for role in ROLES)), group, ROLES)
+    full = present(group, ROLES, pool.rows)
+    found["pgr"] = or_absent(full["weak"], lambda _: stats.pgr(*(of(full[role]) for role in ROLES)), group, ROLES)
     if base is None or is_baseline:
         reason = "is the baseline" if is_baseline else "the baseline was not planned here"
         differences, p = dict.fromkeys(DIFFERENCES, absent(reason)), math.nan
@@ -267,83 +202,19 @@ def _differences(
         if other is not None
     ]
     roles = ("weak", "student", "base", "ceiling")
-    couple, full = _present(both, ("student", "base"), rows), _present(both, roles, rows)
+    couple, full = present(both, ("student", "base"), rows), present(both, roles, rows)
     estimates = (
-        _or_absent(
+        or_absent(
             couple["student"],
             lambda student: stats.difference(of(student), of(couple["base"])),
             both,
             ("student", "base"),
         ),
-        _or_absent(full["student"], lambda _: stats.pgr_difference(*(of(full[role]) for role in roles)), both, roles),
+        or_absent(full["student"], lambda _: stats.pgr_difference(*(of(full[role]) for role in roles)), both, roles),
     )
     p = stats.p_value(of(couple["student"]), of(couple["base"])) if couple["student"] else math.nan
     noise = stats.pgr_noise(*(of(full[role]) for role in roles)) if full["student"] else None
     return dict(zip(DIFFERENCES, estimates, strict=True)), p, noise
-
-
-def _shares(group: Group, pool: Pool) -> dict[str, Estimate]:
-    return {**_agreements(group, pool), **_labels(group, pool)}
-
-
-def _labels(group: Group, pool: Pool) -> dict[str, Estimate]:
-    """How good the labels are that the students learned from: on transfer, over the examples that had one."""
-    sources = [record["label_digest"] for record in group if record["label_digest"] in pool.rows.learned]
-    if sources:
-        return {name: pool.labels(name, sources) for name in LABELS}
-    for record in group:
-        status = pool.rows.standing.get(record["label_digest"].removeprefix(STEP), UNPLANNED).status
-        if status != "done":
-            role = "weak" if record["label_digest"] == record["weak_digest"] else "labels"
-            return dict.fromkeys(LABELS, absent(f"{role} {status}"))
-    return dict.fromkeys(LABELS, _in_the_way(group, ()))
-
-
-def _agreements(group: Group, pool: Pool) -> dict[str, Estimate]:
-    """Shares of test examples on which student and weak model agree. Source: Burns et al. 2023, sec. 5.1.1."""
-    couple = _present(group, ("weak", "student"), pool.rows)
-    if not couple["weak"]:
-        return dict.fromkeys(AGREEMENTS, _in_the_way(group, ("weak", "student")))
-    test = pool.rows.test
-    predicted = [[test[model].predicted_N for model in couple[role]] for role in ("weak", "student")]
-    same_SN = np.stack(predicted[0]) == np.stack(predicted[1])
-    right_SN = np.stack([test[model].right_N for model in couple["weak"]])
-    same, right, wrong = Measure(same_SN), Measure(right_SN), Measure(~right_SN)
-    same_right, same_wrong = Measure(same_SN & right_SN), Measure(same_SN & ~right_SN)
-    resamples.resampled([same, right, wrong, same_right, same_wrong])
-    estimates = (
-        stats.mean(same),
-        stats.share(same_right, right, "the supervisor is never right"),
-        stats.share(same_wrong, wrong, "the supervisor is never wrong"),
-    )
-    return dict(zip(AGREEMENTS, estimates, strict=True))
-
-
-def _models(group: Group, role: str) -> list[Taken]:
-    """The predictions of a role that count, by seed; a baseline's student is selected as the student is."""
-    return [taken(role, record[f"{role}_digest"], record["selection"]) for record in group]
-
-
-def _present(group: Group, roles: tuple[str, ...], rows: Rows) -> dict[str, list[Taken]]:
-    """Models by role, of the seeds for which every one of the roles could be read."""
-    columns = [_models(group, role) for role in roles]
-    kept = [models for models in zip(*columns, strict=True) if all(model in rows.test for model in models)]
-    return {role: [models[place] for models in kept] for place, role in enumerate(roles)}
-
-
-def _or_absent(models: list[M], make: Callable[[list[M]], Estimate], group: Group, roles: tuple[str, ...]) -> Estimate:
-    """The estimate, or what stands in its way."""
-    return make(models) if models else _in_the_way(group, roles)
-
-
-def _in_the_way(group: Group, roles: tuple[str, ...]) -> Estimate:
-    """Why there is no estimate: the state of the first model that no seed has."""
-    names = {"base": "baseline student"}
-    for role in roles:
-        states = [status for status in dict.fromkeys(record[f"{role}_status"] for record in group) if status != "done"]
-        if states:
-            return absent(f"{names.get(role, role)} {states[0]}")
-    return absent("no ground truth: the test split could not be read")
 
 
 def _notes(cell: Cell) -> tuple[str, ...]:

@@ -46,6 +46,10 @@ MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_diffe
 DIFFERENCES = ("difference", "pgr_difference")
 AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
 LABELS = ("label_accuracy", "label_share", "label_truth_share")
+SUPERVISED = ("supervisor_agreement", "supervisor_agreement_right", "supervisor_agreement_wrong")
+OVERLAPS = ("error_overlap", "error_overlap_expected", "error_overlap_excess")
+MISFIT = "misfit"
+INHERITED = (*AGREEMENTS, *LABELS, *SUPERVISED, *OVERLAPS, MISFIT)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,13 @@ class Cell:
     notes: tuple[str, ...] = ()
     label_share: Estimate = UNKNOWN  # of transfer, that had a label
     label_truth_share: Estimate = UNKNOWN  # of those labels, that were ground truth by name
+    supervisor_agreement: Estimate = UNKNOWN  # with the step whose labels it learned from, where it is not the weak one
+    supervisor_agreement_right: Estimate = UNKNOWN
+    supervisor_agreement_wrong: Estimate = UNKNOWN
+    error_overlap: Estimate = UNKNOWN  # of the weak model's errors, those that the student repeats
+    error_overlap_expected: Estimate = UNKNOWN  # those that the ceiling makes too
+    error_overlap_excess: Estimate = UNKNOWN
+    misfit: Estimate = UNKNOWN  # cross-entropy against the weak model's predictions for test, nats
 
     @property
     def own_labels(self) -> bool:

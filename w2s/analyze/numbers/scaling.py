@@ -25,8 +25,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 
-from w2s.analyze.numbers.aggregate import Pool
 from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.pool import Pool
 from w2s.analyze.numbers.resamples import Floats, Measure, stream
 from w2s.analyze.numbers.spread import LEVEL
 from w2s.analyze.numbers.stats import Contrasts, Estimate, absent

@@ -30,7 +30,8 @@ class Evidence:
     """What there is for each cell. `standing` is that of the plan's steps; damage that is found on the way counts."""
 
     def __init__(self, store: Store, standing: dict[str, Standing]) -> None:
-        self.standing, self._reader = standing, Reader(store)
+        self.standing, self._reader, self._store = standing, Reader(store), store
+        self.supervisors: dict[str, str] = {}  # train steps, by what students learned from; '' where it is not just one
         self.test: dict[Taken, Scored] = {}
         self.transfer: dict[str, Scored] = {}
         self.truth: dict[str, Truth] = {}  # of test, by materialize digest
@@ -44,7 +45,9 @@ class Evidence:
 
     def take(self, results: Path, cells: Sequence[Mapping[str, Any]], there: Collection[str], progress: Count) -> None:
         """Take all that is there for these cells. `there`: digests of all that is finished in the store."""
-        finals, others = _finals(cells), _others(cells)
+        for source in dict.fromkeys(cell["judge"] for cell in cells):
+            self.supervisors[source] = learned.supervisor(self._store, source)
+        finals, others = _finals(cells, self.supervisors), _others(cells)
         for data in finals:
             self._read_truth(data)
         may_be_read = {
@@ -134,13 +137,15 @@ def taken_of(cell: Mapping[str, Any], role: str) -> Taken:
     return taken(role, cell[f"{role}_digest"], cell["selection"])
 
 
-def _finals(cells: Iterable[Mapping[str, Any]]) -> dict[Data, dict[Wanted, None]]:
-    """Of each data set every model's final predictions, once."""
+def _finals(cells: Iterable[Mapping[str, Any]], supervisors: Mapping[str, str]) -> dict[Data, dict[Wanted, None]]:
+    """Of each data set every model's final predictions, once, those of chains' supervisors too."""
     found: dict[Data, dict[Wanted, None]] = {}
     for cell in cells:
         own = found.setdefault(_data(cell), {})
         for role in ("weak", "student", "ceiling"):
             own[Wanted(cell[f"{role}_digest"])] = None
+        if supervisors[cell["judge"]]:
+            own[Wanted(supervisors[cell["judge"]])] = None
     return found
 
 

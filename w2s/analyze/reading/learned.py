@@ -20,6 +20,7 @@ from w2s.analyze.reading.metrics import Bools
 from w2s.analyze.reading.predictions import Reader, Scored, Truth
 from w2s.analyze.reading.scoring import confidence_bins
 from w2s.errors import StepError
+from w2s.store import Store
 
 TRUTH = "truth"  # the origin of a label that is ground truth
 LABELS = "labels "  # before the digest of a labels step, which tells it from that of a train step
@@ -52,6 +53,15 @@ class Learned:
     def truth_share(self) -> float:
         """The share of labels that are ground truth by name."""
         return np.count_nonzero(self.truth_N) / self.kept
+
+
+def supervisor(store: Store, source: str) -> str:
+    """The train step whose predictions labels are made of, where it is one alone; '' where there is none such."""
+    if not source.startswith(LABELS):
+        return source
+    spec = (store.manifest("labels", source.removeprefix(LABELS)) or {}).get("spec") or {}
+    given = (spec.get("source") or {}).get("supervisors") or []
+    return str(given[0]) if len(given) == 1 else ""
 
 
 def of_predictions(scored: Scored) -> Learned:

@@ -153,6 +153,12 @@ class Reader:
         wanted = Wanted(step, split)
         return _or_raise(self.batch([wanted], data, classes)[wanted]).scored
 
+    def logits(self, step: str, data: str, classes: int) -> NDArray[np.floating[Any]]:
+        """A train step's logits (N, C) for test, in the order of the truth. Raises StepError where they are damaged."""
+        truth = self.truth(data, "test", classes)
+        file = files.content(files.artifact(self.store, "train", step), "predictions/test.parquet")
+        return self._logits(file, step, truth, (data, "test"), classes)
+
     def selected(self, step: str, supervisor: str, data: str, selection: str, classes: int) -> Selected:
         """A student's test predictions at the evaluation that `weak_val` or `oracle` chooses.
 

@@ -45,7 +45,7 @@ COLUMNS = (
     *(f"{role}_{column}" for column in ("seconds", "flops") for role in ROLES),
     # Of how many evaluations the student of which optimizer step counts; empty for `final`, which does not choose.
     *("selected_step", "evaluations", "selection_note"),
-    *("data_digest", *(f"{role}_digest" for role in ROLES), "label_digest"),
+    *("data_digest", *(f"{role}_digest" for role in ROLES), "label_digest", "supervisor_digest"),
 )
 WHOLE = ("seed", "n", "n_classes", "weak_params", "student_params", "label_examples", "selected_step", "evaluations")
 FROM_THE_PLAN = (
@@ -198,7 +198,7 @@ def _row(sweep: str, cell: Mapping[str, Any], found: Evidence) -> tuple[Any, ...
         row.update(_choice(cell, found, row["student_reason"]))
     if truth is not None and "weak" not in states and "student" not in states:
         row.update(agreement_of(*(found.test[taken_of(cell, role)] for role in ("student", "weak"))))
-    row["label_digest"] = cell["judge"]
+    row["label_digest"], row["supervisor_digest"] = cell["judge"], found.supervisors[cell["judge"]]
     labels = found.learned.get(cell["judge"])
     if labels is not None:
         row.update(label_accuracy=labels.accuracy, label_examples=labels.kept)

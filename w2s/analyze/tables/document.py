@@ -56,7 +56,7 @@ def sheets(rows: Rows, cells: Sequence[Cell], metric: str) -> list[Sheet]:
         *summaries.matrices(cells, metric),
         listings.levels(rows, cells, metric),
         listings.agreement(cells),
-        *listings.labels(cells),
+        *listings.labels(cells, metric),
         *listings.differences(cells, metric),
         *summaries.against_baseline(cells, metric),
         *growth.scaling(fits(rows, cells, metric), metric),

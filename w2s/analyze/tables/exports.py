@@ -9,13 +9,15 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from w2s.analyze.numbers.cells import AGREEMENTS, LABELS, MEASURED, METRICS, Cell
+from w2s.analyze.numbers.cells import INHERITED, MEASURED, METRICS, Cell
 from w2s.analyze.numbers.medians import contests, medians
 from w2s.analyze.numbers.scaling import Fit, fits
 from w2s.analyze.numbers.stats import Estimate
 from w2s.analyze.reading.rows import ROLES, WHOLE, Rows
+from w2s.analyze.reading.scoring import BINS
 from w2s.analyze.reading.selection import DIAGNOSTIC
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def _cell_columns() -> list[str]:
             stem = column_of(metric, name)
             head += [stem, f"{stem}_low", f"{stem}_high", f"{stem}_seeds", f"{stem}_reason"]
         head += [_own(metric, name) for name in ("p", "p_holm", "left_out")]
-    for name in (*AGREEMENTS, *LABELS):
+    for name in INHERITED:
         head += [name, f"{name}_low", f"{name}_high", f"{name}_seeds", f"{name}_reason"]
     return [*head, "notes"]
 
@@ -79,7 +81,7 @@ def _cell(cell: Cell) -> Record:
             line |= _estimate(column_of(metric, name), getattr(found, name))
         line |= {_own(metric, "p"): found.p, _own(metric, "p_holm"): found.p_holm}
         line[_own(metric, "left_out")] = cell.left_out(metric)
-    for name in (*AGREEMENTS, *LABELS):
+    for name in INHERITED:
         line |= _estimate(name, getattr(cell, name))
     return {**line, "notes": "; ".join(cell.notes)}
 
@@ -113,6 +115,21 @@ def _medians(cells: Sequence[Cell], metric: str) -> Iterable[list[Any]]:
             line += [c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
             line += [c.sign_p, c.wilcoxon_p, c.t_p, _reasons(c.left_out)]
         yield [*line, DIAGNOSTIC if m.selection == "oracle" else ""]
+
+
+def labels_csv(rows: Rows, cells: Sequence[Cell]) -> str:
+    """One line per cell and bin of confidence that holds labels: how sure these were, and how often right."""
+    head = ["task", "weak", "student", "method", "low", "high", "seeds", "labels", "confidence", "accuracy"]
+    return _csv(head, (line for cell in cells if cell.selection == cells[0].selection for line in _bins(rows, cell)))
+
+
+def _bins(rows: Rows, cell: Cell) -> Iterable[list[Any]]:
+    found = [rows.learned[run.labels].bins_K3 for run in cell.runs if run.labels in rows.learned]
+    for place, (count, confidence, right) in enumerate(np.sum(found, axis=0).tolist() if found else ()):
+        if count:
+            ends = [place / BINS, (place + 1) / BINS]
+            shares = [len(found), int(count), confidence / count, right / count]
+            yield [cell.task, *cell.pair, cell.method, *ends, *shares]
 
 
 def scaling_csv(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> str:

@@ -95,23 +95,38 @@ def agreement(cells: Sequence[Cell]) -> Sheet:
     return Sheet("Agreement of the student with its supervisor", columns, lines, notes, "agreement")
 
 
-def labels(cells: Sequence[Cell]) -> list[Sheet]:
-    """Every cell, by the labels that its student learned from; none where all are their weak models' own."""
+def labels(cells: Sequence[Cell], metric: str = "accuracy") -> list[Sheet]:
+    """Every cell, by the labels that its student learned from: how good they were, and what became of it, the worst
+    labels of a task and pair last; none where all are their weak models' own."""
     if not any(cell.own_labels for cell in cells):
         return []
-    heads = ("Label acc.", "Labelled", "Ground truth")
+    heads = ("Label acc.", "Labelled", "Ground truth", f"Student {LEVELS[metric]}", pgr_head(metric))
+    place = {key: number for number, key in enumerate(dict.fromkeys((cell.task, cell.pair) for cell in cells))}
+    ordered = sorted(cells, key=lambda cell: (place[cell.task, cell.pair], _worse(cell)))
     columns = (
         Column("Task", spare=True),
         Column(PAIR),
         Column("Method"),
         *(Column(head, numeric=True) for head in heads),
     )
-    lines: list[Line] = [(*_names(cell), *(value_of(getattr(cell, name), 3) for name in LABELS)) for cell in cells]
+    lines: list[Line] = [
+        (
+            *_names(cell),
+            *(value_of(getattr(cell, name), 3) for name in LABELS),
+            value_of(cell.measured(metric).student, 3, role="student"),
+            value_of(cell.measured(metric).pgr, 2),
+        )
+        for cell in ordered
+    ]
     notes = (
         "Label acc. is the accuracy of the labels that the student learned from, whoever gave them; Labelled the share "
         "of transfer that had one; Ground truth the share of these that were ground truth, asked for by name.",
     )
     return [Sheet("Labels that students learned from", columns, lines, notes, "labels")]
+
+
+def _worse(cell: Cell) -> float:
+    return -cell.label_accuracy.value if cell.label_accuracy.known else 0.0
 
 
 def differences(cells: Sequence[Cell], metric: str) -> list[Sheet]:
