@@ -18,7 +18,11 @@ import transformers
 from tiny_models import save_model  # type: ignore[import-not-found]
 
 from w2s import steps
-from w2s.analyze.reading.predictions import Reader, Wanted
+from w2s.analyze.reading import scores
+from w2s.analyze.reading.predictions import Found, Reader, Wanted
+from w2s.analyze.reading.scoring import score_texts
+from w2s.analyze.reading.selection import Taken
+from w2s.analyze.report.examples import Disagreements
 from w2s.cli import describe
 from w2s.errors import SpecError, StepError
 from w2s.spec import Engine, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
@@ -164,6 +168,47 @@ def test_analysis_reads_texts_right_where_they_match_and_agreeing_where_they_are
     targets = {row["example_id"]: row["answer"] for row in rows(grid.store, grid.data, "transfer.parquet")}
     transfer = rows(grid.store, grid.weak, "predictions/transfer.parquet")
     assert labels.accuracy == sum(row["answer"] == targets[row["example_id"]] for row in transfer) / 32
+
+
+def test_texts_are_scored_by_being_the_same():
+    """By hand: of four texts two are the truth's; nothing is said of probabilities."""
+    found = score_texts(np.array([7, -3, 5, 9]), np.array([7, 3, 5, 8]))
+    assert (found.right_N.tolist(), found.accuracy) == ([True, False, True, False], 0.5)
+    assert found.predicted_N.tolist() == [7, -3, 5, 9]
+
+
+def test_scores_of_texts_are_kept_bit_for_bit(tmp_path):
+    wanted, text_N = Wanted("d" * 64), np.array([2**62 + 1, -(2**62) - 1, 5])
+    found = Found(score_texts(text_N, np.array([2**62 + 1, 3, 5])), 1.5, 2e9, None, b"stamp")
+    scores.keep(tmp_path / "scores" / "data.parquet", 0, {wanted: found}, {wanted.digest})
+    again = scores.read(tmp_path / "scores" / "data.parquet", 0, {wanted: b"stamp"})[wanted]
+    assert again.scored.predicted_N.tolist() == text_N.tolist()
+    assert again.scored.right_N.tolist() == [True, False, True]
+    assert math.isnan(again.scored.auroc)
+
+
+def test_the_report_shows_texts_on_which_student_and_supervisor_differ(grid):
+    reader, data = Reader(grid.store), grid.data.digest()
+    weak, student = grid.weak.digest(), grid.student.digest()
+    found = reader.batch([Wanted(weak), Wanted(student)], data, 0)
+    test = {Taken(one.digest): found[one].scored for one in found}
+    known = types.SimpleNamespace(store=grid.store, truth={data: reader.truth(data, "test", 0)}, test=test)
+    shown = Disagreements(known, 3)
+    listed = shown.of(student, weak, data)
+    shown.read_texts()
+    texts = shown.texts[data]
+    said = {
+        digest: {row["example_id"]: row for row in rows(grid.store, spec, "predictions/test.parquet")}
+        for digest, spec in ((weak, grid.weak), (student, grid.student))
+    }
+    rows_of = {row["text"]: row for row in rows(grid.store, grid.data, "test.parquet")}
+    assert 0 < len(listed["shown"]) <= listed["of"] < 16
+    for number, truth, *answers in listed["shown"]:
+        row = rows_of[texts.texts[number]]
+        assert texts.classes[truth] == row["answer"]
+        for digest, (place, percent) in zip((student, weak), (answers[:2], answers[2:]), strict=True):
+            own = said[digest][row["example_id"]]
+            assert (texts.classes[place], percent) == (own["answer"], round(100 * math.exp(own["log_prob"])))
 
 
 def test_what_users_are_shown(grid):
