@@ -13,6 +13,7 @@ Shapes: S seeds, N test examples, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,24 @@ from w2s.analyze.reading.standing import UNPLANNED
 from w2s.errors import StepError
 
 NEVER_WRONG = "the supervisor is never wrong"
+Part = tuple[list[Measure], Callable[[], dict[str, Estimate]]]  # what estimates are made of, and how
 
 
 def inherited(group: Group, pool: Pool) -> dict[str, Estimate]:
     """Every estimate of this kind, by its name in a cell."""
-    own = [record["label_digest"] != record["weak_digest"] for record in group]
-    return {
-        **_agreements(group, pool),
-        **_labels(group, pool),
-        **_overlaps(group, pool),
-        **(_supervised(group, pool) if any(own) else dict.fromkeys(SUPERVISED, absent("is the weak model"))),
-        MISFIT: _misfit(group, pool),
-    }
+    own = any(record["label_digest"] != record["weak_digest"] for record in group)
+    parts = [
+        _agreements(group, pool),
+        _overlaps(group, pool),
+        _supervised(group, pool) if own else _without(SUPERVISED, absent("is the weak model")),
+        _misfit(group, pool),
+    ]
+    resamples.resampled([measure for measures, _ in parts for measure in measures])  # once for all: that is the cost
+    return {**_labels(group, pool), **{name: one for _, made in parts for name, one in made().items()}}
+
+
+def _without(names: Iterable[str], why: Estimate) -> Part:
+    return [], lambda: dict.fromkeys(names, why)
 
 
 def _labels(group: Group, pool: Pool) -> dict[str, Estimate]:
@@ -56,15 +63,15 @@ def _labels(group: Group, pool: Pool) -> dict[str, Estimate]:
     return dict.fromkeys(LABELS, in_the_way(group, ()))
 
 
-def _agreements(group: Group, pool: Pool) -> dict[str, Estimate]:
+def _agreements(group: Group, pool: Pool) -> Part:
     """Shares of test examples on which student and weak model agree."""
     couple = present(group, ("weak", "student"), pool.rows)
     if not couple["weak"]:
-        return dict.fromkeys(AGREEMENTS, in_the_way(group, ("weak", "student")))
-    return dict(zip(AGREEMENTS, _agreement(couple["weak"], couple["student"], pool), strict=True))
+        return _without(AGREEMENTS, in_the_way(group, ("weak", "student")))
+    return _agreement(AGREEMENTS, couple["weak"], couple["student"], pool)
 
 
-def _supervised(group: Group, pool: Pool) -> dict[str, Estimate]:
+def _supervised(group: Group, pool: Pool) -> Part:
     """The same with the one train step whose labels the students learned from, transformed or not."""
     supervisors = [Taken(str(record["supervisor_digest"])) for record in group]
     both = [
@@ -73,42 +80,46 @@ def _supervised(group: Group, pool: Pool) -> dict[str, Estimate]:
     ]  # fmt: skip
     if both:
         supervisor, student = ([pair[side] for pair in both] for side in (0, 1))
-        return dict(zip(SUPERVISED, _agreement(supervisor, student, pool), strict=True))
+        return _agreement(SUPERVISED, supervisor, student, pool)
     if not any(record["supervisor_digest"] for record in group):
-        return dict.fromkeys(SUPERVISED, absent("not one supervisor: several, or labels of another kind"))
+        return _without(SUPERVISED, absent("not one supervisor: several, or labels of another kind"))
     why = in_the_way(group, ("student",))
-    return dict.fromkeys(SUPERVISED, why if why.reason.startswith("student") else absent("supervisor missing"))
+    return _without(SUPERVISED, why if why.reason.startswith("student") else absent("supervisor missing"))
 
 
-def _agreement(weak: list[Taken], student: list[Taken], pool: Pool) -> tuple[Estimate, Estimate, Estimate]:
+def _agreement(names: Iterable[str], weak: list[Taken], student: list[Taken], pool: Pool) -> Part:
     """Of all examples, of those where the supervisor is right, of those where it is wrong."""
     test = pool.rows.test
     same_SN = np.stack([test[a].predicted_N == test[b].predicted_N for a, b in zip(weak, student, strict=True)])
     right_SN = np.stack([test[model].right_N for model in weak])
     same, right, wrong = Measure(same_SN), Measure(right_SN), Measure(~right_SN)
     same_right, same_wrong = Measure(same_SN & right_SN), Measure(same_SN & ~right_SN)
-    resamples.resampled([same, right, wrong, same_right, same_wrong])
-    return (
-        stats.mean(same),
-        stats.share(same_right, right, "the supervisor is never right"),
-        stats.share(same_wrong, wrong, NEVER_WRONG),
-    )
+
+    def made() -> dict[str, Estimate]:
+        shares = (
+            stats.mean(same),
+            stats.share(same_right, right, "the supervisor is never right"),
+            stats.share(same_wrong, wrong, NEVER_WRONG),
+        )
+        return dict(zip(names, shares, strict=True))
+
+    return [same, right, wrong, same_right, same_wrong], made
 
 
-def _overlaps(group: Group, pool: Pool) -> dict[str, Estimate]:
+def _overlaps(group: Group, pool: Pool) -> Part:
     """Of the weak model's errors, those that the student repeats, those that the ceiling makes too, and the excess."""
     roles = ("weak", "student", "ceiling")
     full = present(group, roles, pool.rows)
     if not full["weak"]:
-        return dict.fromkeys(OVERLAPS, in_the_way(group, roles))
+        return _without(OVERLAPS, in_the_way(group, roles))
     test = pool.rows.test
     wrong_SN = ~np.stack([test[model].right_N for model in full["weak"]])
     predicted = {role: np.stack([test[model].predicted_N for model in full[role]]) for role in roles}
     wrong = Measure(wrong_SN)
     repeated, expected = (Measure((predicted[role] == predicted["weak"]) & wrong_SN) for role in ("student", "ceiling"))
     if wrong.mean == 0.0:
-        return dict.fromkeys(OVERLAPS, absent(NEVER_WRONG, wrong.n, wrong.seeds))
-    return {
+        return _without(OVERLAPS, absent(NEVER_WRONG, wrong.n, wrong.seeds))
+    return [wrong, repeated, expected], lambda: {
         "error_overlap": stats.share(repeated, wrong, NEVER_WRONG),
         "error_overlap_expected": stats.share(expected, wrong, NEVER_WRONG),
         "error_overlap_excess": _excess(repeated, expected, wrong),
@@ -123,14 +134,14 @@ def _excess(repeated: Measure, expected: Measure, wrong: Measure) -> Estimate:
     return Estimate(value, float(low), float(high), wrong.n, wrong.seeds)
 
 
-def _misfit(group: Group, pool: Pool) -> Estimate:
+def _misfit(group: Group, pool: Pool) -> Part:
     if group[0]["selection"] != "final":
-        return absent("of final predictions only")
+        return _without([MISFIT], absent("of final predictions only"))
     if not int(group[0]["n_classes"]):
-        return absent("generated text has no probabilities of classes")
+        return _without([MISFIT], absent("generated text has no probabilities of classes"))
     couple = present(group, ("weak", "student"), pool.rows)
     if not couple["weak"]:
-        return in_the_way(group, ("weak", "student"))
+        return _without([MISFIT], in_the_way(group, ("weak", "student")))
     by_student = {record["student_digest"]: record for record in group}
     losses = []
     for weak, student in zip(couple["weak"], couple["student"], strict=True):
@@ -138,9 +149,10 @@ def _misfit(group: Group, pool: Pool) -> Estimate:
         try:
             of = [pool.logits(m.digest, record["data_digest"], int(record["n_classes"])) for m in (weak, student)]
         except StepError:  # changed since it was scored
-            return absent("predictions could not be read")
+            return _without([MISFIT], absent("predictions could not be read"))
         losses.append(cross_entropy(*of))
-    return stats.mean(Measure(np.stack(losses)), (0.0, math.inf))
+    loss = Measure(np.stack(losses))
+    return [loss], lambda: {MISFIT: stats.mean(loss, (0.0, math.inf))}
 
 
 def cross_entropy(weak_NC: NDArray[np.floating[Any]], student_NC: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
