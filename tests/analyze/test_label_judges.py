@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -42,7 +44,7 @@ def labels_of(made, method):
 def history(made, digest, val, ids):
     """Evaluations at steps 20 and 40: `val` by step, and test right at step 40 only."""
     truth = made.truth("test", next(iter(made.classes)))
-    columns = {"step": [], "split": [], "example_id": [], "logits": []}
+    columns: dict[str, Any] = {"step": [], "split": [], "example_id": [], "logits": []}
     for step, label in ((20, 1 - truth), (40, truth)):
         for split, names, y in (("val", ids, val[step]), ("test", [f"test-{i:05d}" for i in range(len(truth))], label)):
             columns["step"] += [step] * len(y)
