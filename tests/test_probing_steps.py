@@ -289,3 +289,20 @@ def test_a_student_learns_from_what_a_filter_left(world, copied):
     assert steps.run_step(student, copied) == "done"
     assert metrics(copied, student)["train_n"] == len(table(copied, spec, "transfer.parquet")["p"])
     assert table(copied, student, "labels.parquet") == table(copied, spec, "transfer.parquet")
+
+
+def test_of_pairs_each_text_gets_a_score(tmp_path):
+    rng = np.random.default_rng(0)
+    rest = [[" ".join(f"w{i}" for i in rng.integers(0, 400, 6)) for _ in range(2)] for _ in range(200)]
+    rows = [{"better": f"good {one}", "worse": f"bad {other}"} for one, other in rest]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"name": "pairs", "kind": "compare", "file": "pairs.jsonl", "chosen": "better", "rejected": "worse"}
+    data = MaterializeSpec(task=task_of(given, tmp_path, "task"), sizes=SIZES)
+    store = Store(tmp_path / "store")
+    spec = TrainSpec(data=data.digest(), split="weak_train", model=WORDS, recipe=SOLVED, keep_weights=True)
+    assert [steps.run_step(step, store) for step in (data, spec)] == ["done", "done"]
+    assert metrics(store, spec)["test_accuracy"] == 1.0
+    texts = [text for pair in table(store, data, "test.parquet")["texts"] for text in pair]
+    names, scores = steps.label(store, spec.digest(), texts)
+    assert names == ("score",)
+    np.testing.assert_allclose(scores.reshape(-1, 2), logits(store, spec, "test"), atol=1e-5)
