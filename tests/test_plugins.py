@@ -336,7 +336,7 @@ def test_a_file_is_run_once_however_often_it_is_planned(made, ideas, monkeypatch
 
     monkeypatch.setattr(subprocess, "run", run)
     assert made(methods=["mine"]).file.methods["mine"].loss.keywords["scale"] == 1.0
-    ideas.write_text(IDEAS + "# a remark\n")  # negative control
+    ideas.write_text(IDEAS + "# a remark of this test alone\n")  # negative control
     with pytest.raises(AssertionError, match="another process"):
         made(methods=["mine"])
 
