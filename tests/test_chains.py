@@ -96,6 +96,17 @@ def test_hard_labels_of_one_supervisor_are_one_step_however_they_are_asked_for(m
     assert cells["hard"].digests.student == cells["h"].digests.student
 
 
+@pytest.mark.parametrize(
+    "labels",
+    ["majority", {"from": ["weak", "b"], "combine": "vote"}, {"transforms": ["harden", {"confident": 0.5}]}],
+)
+def test_labels_that_are_hard_already_are_one_step_with_and_without_hard_labels(made, labels):
+    _, cells = made({"m": {"labels": labels}, "n": {"labels": labels, "hard_labels": True}})
+    assert cells["m"].digests == cells["n"].digests
+    _, cells = made({"m": {"labels": ["weak", "b"]}, "n": {"labels": ["weak", "b"], "hard_labels": True}})
+    assert cells["m"].digests.labels != cells["n"].digests.labels
+
+
 def test_a_method_about_labels_has_any_name_and_the_loss_of_that_name_where_there_is_one(made):
     _, cells = made({"mine": {"labels": "weak"}, "logconf": {"labels": "weak"}, "p": {"loss": "kl", "labels": "weak"}})
     assert [cells[m].student_step.recipe.loss.name for m in cells] == ["xent", "logconf", "kl"]

@@ -128,10 +128,10 @@ def labelling_of(
         problems.append(f"{where}.fresh: is for chains, each link on examples of its own; no student is in `from`")
     if problems:
         raise SpecError(problems)
-    if hard and not (transforms and isinstance(transforms[-1], Harden)):
-        transforms = (*transforms, Harden())
     shares = None if weights is None else tuple(map(float, weights))
-    return made._replace(combine=combine, weights=shares, transforms=transforms, fresh=fresh)
+    made = made._replace(combine=combine, weights=shares, transforms=transforms, fresh=fresh)
+    # What is hard already is not made another step that holds the same.
+    return made._replace(transforms=(*transforms, Harden())) if hard and not made.is_hard else made
 
 
 def _source(given: Any, where: str, known: _Names) -> Labelling:
