@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from w2s.chains import title_of
+from w2s.chains import Chains, title_of
 from w2s.cost import kept_params
 from w2s.errors import SpecError
 from w2s.estimate import costs
+from w2s.labelling import labelling_of
 from w2s.plan import build, write
 from w2s.spec import LabelsSpec, Made, TrainSpec, Truth, Weak
 from w2s.store import Store
@@ -93,6 +94,17 @@ def test_without_labels_a_student_learns_from_the_weak_model_as_ever(made):
 def test_hard_labels_of_one_supervisor_are_one_step_however_they_are_asked_for(made, labels):
     _, cells = made({"hard": {"loss": "xent", "hard_labels": True}, "h": {"labels": labels}})
     assert cells["hard"].digests.student == cells["h"].digests.student
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ["majority", {"from": ["weak", "b"], "combine": "vote"}, {"transforms": ["harden", {"confident": 0.5}]}],
+)
+def test_labels_that_are_hard_already_are_one_step_with_and_without_hard_labels(made, labels):
+    _, cells = made({"m": {"labels": labels}, "n": {"labels": labels, "hard_labels": True}})
+    assert cells["m"].digests == cells["n"].digests
+    _, cells = made({"m": {"labels": ["weak", "b"]}, "n": {"labels": ["weak", "b"], "hard_labels": True}})
+    assert cells["m"].digests.labels != cells["n"].digests.labels
 
 
 def test_a_method_about_labels_has_any_name_and_the_loss_of_that_name_where_there_is_one(made):
@@ -371,7 +383,10 @@ def test_a_ring_is_told_once(problems):
         ({"from": ["weak", "e"], "combine": "means"},
          ["from[1]: no model 'e' (known: a, b, c, d, majority, truth, weak)",
           "combine: no 'means' (did you mean mean?)"]),
-        ({"from": "weak", "combine": "vote"}, [" combine and weights need a list of supervisors in `from`"]),
+        ({"from": "weak", "combine": "vote"},
+         [" combine and weights need two or more supervisors, as a list in `from`"]),
+        ({"from": ["b"], "combine": "vote"},  # would not be a vote: the one supervisor's soft labels
+         [" combine and weights need two or more supervisors, as a list in `from`"]),
         ({"from": ["weak", "b"], "weights": [0.5, 0.4]}, ["weights: must sum to 1 (got 0.9)"]),
         ({"from": ["weak", "b"], "weights": [1]}, ["weights: expected one for each of 2 supervisors (got 1)"]),
         ({"from": ["weak", "b"], "weights": [1.5, -0.5]}, ["weights: expected 0 or more (got -0.5)"]),
@@ -410,6 +425,7 @@ def test_a_ring_is_told_once(problems):
          ["transforms[0]: expected a name, or one name with its value, such as {temperature: 2} (got ['harden'])"]),
         ({"file": "none.jsonl"}, ["from.file: no such file or folder 'none.jsonl'"]),
         ({"file": "x", "orign": "y"}, ["from.orign: unknown field (did you mean origin?)"]),
+        ({"file": "/"}, ["from.file: / is a folder; name the file with the labels in it"]),
     ],
 )  # fmt: skip
 def test_every_mistake_is_named_with_its_place_and_what_was_meant(problems, labels, expected):
@@ -422,6 +438,26 @@ def test_every_mistake_is_named_with_its_place_and_what_was_meant(problems, labe
 def test_all_problems_of_a_sweep_at_once(problems):
     found = problems({"m": {"labels": "x"}, "n": {"labels": {"transforms": ["y"]}}}, recipe={"lrr": 1})
     assert len(found) == 3
+
+
+def test_labels_are_told_beside_a_loss_that_is_wrong(problems):
+    found = problems({"gce": {"loss": {"name": "gce", "q": 2}}, "m": {"labels": "x"}})
+    assert [line.split(":")[0] for line in found] == ["methods.gce.loss.q", "methods.m.labels.from"]
+
+
+def test_chains_that_share_much_are_walked_once(tmp_path, monkeypatch):
+    """Each student learns from three of the next smaller model: 3^8 ways lead down, through 25 students."""
+    models, names = [f"m{place}" for place in range(10)], ["x", "y", "z"]
+    below = [{"student": "below", "method": method} for method in names]
+    chains = Chains({m: labelling_of(below, "labels", models, names, tmp_path) for m in names}, models)
+    asked = Counter()
+    supervisors = Chains.supervisors
+    monkeypatch.setattr(Chains, "supervisors", lambda *of: asked.update([of[1:]]) or supervisors(*of))
+    with pytest.raises(SpecError, match="two of the supervisors are the same, m0"):  # what the lowest are given
+        chains.students([("m0", "m9")])
+    assert set(asked.values()) == {1}
+    assert len(asked) == 27
+    assert (chains.depth("m0", "m9", "x"), max(asked.values())) == (9, 2)
 
 
 def test_a_model_may_not_be_called_what_labels_mean_otherwise(problems):

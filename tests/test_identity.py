@@ -18,8 +18,9 @@ from w2s import spec as specs
 from w2s.errors import SpecError
 from w2s.identity import Spec, canonical_json, identity, nearest, role, runtime, sha256_of, validated
 from w2s.models import ModelSpec, Words
-from w2s.objectives import AdaptConf, Entropy, Gce, Kl, Product, Window
-from w2s.sources.spec import ArchiveSource, FileSource, HubSource
+from w2s.objectives import AdaptConf, Entropy, Gce, Kl, PluginLoss, Product, Window
+from w2s.plugins import PluginUse
+from w2s.sources.spec import ArchiveSource, FileSource, HubSource, PluginSource
 from w2s.spec import (
     Engine,
     FeaturesSpec,
@@ -43,6 +44,7 @@ from w2s.supervision import (
     LogisticProbe,
     MajorityLabels,
     MixTruth,
+    PluginTransform,
     SimulatedLabels,
     Smooth,
     Subsample,
@@ -248,6 +250,27 @@ def test_recorded_digests_of_comparisons_stay_the_same():
     first = TaskSpec(name="t", kind="compare", source=HubSource(hub="org/t"), format=pairs)
     second = TaskSpec(name="t", kind="compare", source=HubSource(hub="org/t"), format=rated, join=join)
     assert [spec.digest()[:16] for spec in (first, second)] == ["cf6acc22856e4bd6", "7c67dab4ddeb8d64"]
+
+
+def test_recorded_digests_of_plugins_stay_the_same():
+    use = {"use": "mine", "code": D1, "values": (("a", 1.0), ("b", None), ("c", "x"), ("d", 2))}
+    built = MODEL.model_copy(update={"build": PluginUse(**use)})
+    task = TASK.model_copy(update={"source": PluginSource(**use), "own_prepare": PluginUse(**use)})
+    found = [PluginLoss(**use), PluginTransform(**use, random=True), built, task]
+    assert [spec.digest()[:16] for spec in found] == [
+        "d03b47779812979c",
+        "fd5c23954a5a0734",
+        "0ada5c0a298242a1",
+        "cf7a93c99bde491f",
+    ]
+
+
+def test_the_file_name_of_a_plugin_does_not_count_and_its_values_survive_a_manifest():
+    loss = PluginLoss(use="mine", code=D1, file="a.py", values=(("a", 1.0), ("b", True), ("c", 1), ("d", "1")))
+    assert loss.digest() == loss.model_copy(update={"file": "b.py"}).digest()
+    again = validated(Recipe, json.loads(json.dumps(Recipe(loss=loss).model_dump(mode="json")))).loss
+    assert [(value, type(value)) for _, value in again.values] == [(value, type(value)) for _, value in loss.values]
+    assert again.digest() == loss.digest()
 
 
 @pytest.mark.parametrize("model", all_specs(), ids=lambda model: model.__name__)

@@ -274,6 +274,14 @@ def test_a_file_without_labels_for_val_teaches_all_the_same(grid, copied, tmp_pa
     assert {json.loads(line)["split"] for line in history if '"split"' in line} == {"test"}
 
 
+def test_transforms_have_nothing_to_do_where_a_file_labels_none_of_val(grid, copied, tmp_path):
+    rows = [{"text": t, "p": 0.4} for t in columns(copied, grid.data, "transfer.parquet")["text"]]
+    rows[1]["p"] = 0.8
+    spec = labelled(copied, grid, Harden(), Confident(keep=0.5), source=from_file(tmp_path, rows))
+    assert summary(copied, spec)["splits"]["val"]["labelled"] == 0
+    assert len(columns(copied, spec, "transfer.parquet")["p"]) == 16 + 1  # of each class half, half up
+
+
 def test_a_file_of_other_examples_is_refused(grid, copied, tmp_path):
     with pytest.raises(StepError, match=r"none of its 1 labels is for an example of transfer"):
         labelled(copied, grid, source=from_file(tmp_path, [{"text": "a stranger", "label": 0}]))

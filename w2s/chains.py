@@ -7,7 +7,7 @@ step on the way is an ordinary one, so chains share what they have in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from w2s.errors import SpecError
@@ -39,6 +39,7 @@ class Chains:
         self.labellings = labellings
         self._place = {model: place for place, model in enumerate(models)}
         self._models = list(models)
+        self._depths: dict[tuple[str, str, str], int] = {}
 
     def meant(self, ref: Ref, weak: str, student: str) -> Ref:
         """The supervisor that is meant for this pair: the model's name in place of a word."""
@@ -55,8 +56,11 @@ class Chains:
 
     def depth(self, weak: str, student: str, method: str) -> int:
         """Students in the longest chain that ends in this one, itself included."""
-        above = [ref for ref in self.supervisors(weak, student, method) if ref.method is not None]
-        return 1 + max((self.depth(weak, ref.model, str(ref.method)) for ref in above), default=0)
+        key = (weak, student, method)
+        if key not in self._depths:
+            above = [ref for ref in self.supervisors(weak, student, method) if ref.method is not None]
+            self._depths[key] = 1 + max((self.depth(weak, ref.model, str(ref.method)) for ref in above), default=0)
+        return self._depths[key]
 
     def students(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """(model, method) of every student that is trained for the pairs, those on the way included.
@@ -64,19 +68,20 @@ class Chains:
         Raises SpecError with every chain that comes back to where it began.
         """
         problems: list[str] = []
-        found = {
-            (ref.model, str(ref.method))
-            for weak, student in pairs
-            for method in self.labellings
-            for ref in self._walk(weak, [Ref(student, method)], problems)
-        }
+        met: dict[str, set[Ref]] = {}  # by weak model: what is shared is walked once, or a wide chain never ends
+        for weak, student in pairs:
+            for method in self.labellings:
+                self._walk(weak, [Ref(student, method)], met.setdefault(weak, set()), problems)
         if problems:
             raise SpecError(unique(problems))
-        return found
+        return {(ref.model, str(ref.method)) for refs in met.values() for ref in refs}
 
-    def _walk(self, weak: str, path: list[Ref], problems: list[str]) -> Iterator[Ref]:
+    def _walk(self, weak: str, path: list[Ref], met: set[Ref], problems: list[str]) -> None:
+        """Add a student and all that it leads to to `met`."""
         here = path[-1]
-        yield here
+        if here in met:
+            return
+        met.add(here)
         method = str(here.method)
         above = self.supervisors(weak, here.model, method)
         refs = above[: len(self.labellings[method].refs)]
@@ -91,7 +96,7 @@ class Chains:
             if ref in path:
                 problems.append(_ring([*path[path.index(ref) :], ref]))
             elif ref.method is not None:
-                yield from self._walk(weak, [*path, ref], problems)
+                self._walk(weak, [*path, ref], met, problems)
 
 
 def unique_refs(refs: Sequence[Ref]) -> list[Ref]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from w2s.errors import SpecError
 from w2s.identity import Spec, nearest, validated
-from w2s.sources.fetch import resolve
+from w2s.sources.fetch import find_file, resolve
 from w2s.sources.spec import FileSource
 from w2s.supervision import (
     AnyTransform,
@@ -137,12 +137,12 @@ def labelling_of(
         made = _source(block.get("from", WEAK), f"{where}.from", known)
     except SpecError as error:
         problems += error.problems
-    several = isinstance(block.get("from"), list)
+    several = isinstance(block.get("from"), list) and len(block["from"]) > 1
     combine, weights = block.get("combine", "mean"), block.get("weights")
     if combine not in COMBINE:
         problems.append(f"{where}.combine: no {combine!r}{nearest(str(combine), COMBINE)}")
     elif ("combine" in block or weights is not None) and not several:
-        problems.append(f"{where}: combine and weights need a list of supervisors in `from`")
+        problems.append(f"{where}: combine and weights need two or more supervisors, as a list in `from`")
     elif weights is not None:
         numbers = isinstance(weights, list) and all(type(w) in (int, float) for w in weights)
         wrong = (
@@ -159,10 +159,10 @@ def labelling_of(
         problems.append(f"{where}.fresh: is for chains, each link on examples of its own; no student is in `from`")
     if problems:
         raise SpecError(problems)
-    if hard and not (transforms and isinstance(transforms[-1], Harden)):
-        transforms = (*transforms, Harden())
     shares = None if weights is None else tuple(map(float, weights))
-    return made._replace(combine=combine, weights=shares, transforms=transforms, fresh=fresh)
+    made = made._replace(combine=combine, weights=shares, transforms=transforms, fresh=fresh)
+    # What is hard already is not made another step that holds the same.
+    return made._replace(transforms=(*transforms, Harden())) if hard and not made.is_hard else made
 
 
 def _source(given: Any, where: str, known: _Names) -> Labelling:
@@ -183,7 +183,11 @@ def _source(given: Any, where: str, known: _Names) -> Labelling:
     if isinstance(given, dict) and "file" in given:
         _only(given, ("file", "sha256", "origin"), where)
         sha256 = {"sha256": given["sha256"]} if "sha256" in given else {}
-        source = resolve(validated(FileSource, {"file": given["file"], **sha256}, where), known.base, f"{where}.file")
+        source = validated(FileSource, {"file": given["file"], **sha256}, where)
+        path = find_file(source.file, known.base, f"{where}.file")
+        if not path.is_file():  # before all of it is hashed
+            raise SpecError(f"{where}.file: {path} is a folder; name the file with the labels in it")
+        source = resolve(source, known.base, f"{where}.file")
         origin = given.get("origin", Path(source.file).stem)
         data = {"source": source.model_dump(mode="json"), "origin": origin}
         return Labelling("file", (), file=validated(FileLabels, data, where))

@@ -313,6 +313,7 @@ class _Filling(NamedTuple):
             filled = {"name": known.name, **known.more["row"], "source": source, **filled}
         elif isinstance(name, str) and self._is_near("task", name, registry.names()):
             self.problems.append(f"{where}: no task {name!r}{nearest(name, self.plugins.names('task'))}")
+            return registry.names()[0]
         elif not isinstance(entry, dict):
             return entry
         return self._part(filled, "prepare", "prepare", "own_prepare", where)

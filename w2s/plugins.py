@@ -244,7 +244,8 @@ def marked_in(path: Path, source: bytes) -> list[Marked]:
     names = [(one.kind, one.name) for one in found]
     for one in found:
         if names.count((one.kind, one.name)) > 1:
-            raise Refused(f"{one.kind} {one.name}: is there twice; name one of them otherwise")
+            lines = " and ".join(str(o.line) for o in found if (o.kind, o.name) == (one.kind, one.name))
+            raise Refused(f"{one.kind} {one.name}: is there twice, on lines {lines}; name one of them otherwise")
     return found
 
 
@@ -257,7 +258,8 @@ def tell(path: str, out: str) -> None:
         told = {"wrong": f"line {error.lineno}: SyntaxError: {error.msg}"}
     except BaseException as error:
         name = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
-        told = {"wrong": f"line {_line(error, path)}: {name}{error}"}
+        line = _line(error, path)
+        told = {"wrong": f"{f'line {line}: ' if line else ''}{name}{error}"}
     Path(out).write_text(json.dumps(told), encoding="utf-8")
 
 

@@ -215,6 +215,11 @@ def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
             problems += _wrong_recipe(recipe, f"{where}.recipe")
             with contextlib.suppress(SpecError):  # a block that is none says so itself
                 _collect(problems, resources.of_model, validated(Slurm, raw.get("slurm", {})), asks, f"{where}.slurm")
+    names = [list(raw[key]) if isinstance(raw.get(key), dict) else [] for key in ("models", "methods")]
+    for method in names[1]:
+        entry = raw["methods"][method]
+        if isinstance(entry, dict) and "labels" in entry:
+            _collect(problems, labelling_of, entry["labels"], f"methods.{method}.labels", *names, base)
     with contextlib.suppress(SpecError):  # an engine that is none says so itself
         problems += misfits.of_engine(validated(Engine, raw.get("engine", {})))
     return problems

@@ -127,6 +127,17 @@ def test_what_labels_were_asked_to_be_sets_students_apart(made):
     assert text != asked["a"]["rounds"], "its supervisor learned otherwise"
 
 
+def test_whose_accuracy_decides_how_many_is_no_configuration_but_a_parent(made):
+    """Its digest is another one for every seed."""
+    asked = {}
+    for folder, seed, like in (("a", 0, "weak"), ("b", 1, "weak"), ("c", 0, 0.5)):
+        some = {**EVERY, "labels": {"from": "truth", "transforms": [{"subsample": like}]}}
+        one = made(folder=folder, methods={"xent": EVERY, "some": some}, seeds=[seed])
+        asked[folder] = configuration.read(one.store, "train", student(one, "some")).text
+    assert asked["a"] == asked["b"]
+    assert asked["a"] != asked["c"]
+
+
 def test_the_report_tells_of_labels_steps(made):
     runs = gather(load("one", made().root))
     assert [own.role for own in runs.facts].count("labels") == 1

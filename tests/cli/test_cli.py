@@ -332,7 +332,7 @@ def test_tasks_and_models_are_tables(ask, lab):
 
 def test_prefetch_is_1_where_a_source_cannot_be_had(ask, lab, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("w2s.tasks.records.fetch_task", lambda task: asked.append(task.name))
+    monkeypatch.setattr("w2s.cli.catalogue.fetch", lambda source, **_: asked.append(source))
 
     def weights(model):
         asked.append(model.name)

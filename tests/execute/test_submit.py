@@ -143,6 +143,21 @@ def test_every_call_with_resources_split_arrays_and_few_tasks_at_a_time(site):
     assert site.titles() == site.all_titles()
 
 
+def test_labels_are_a_wave_of_small_jobs_between_those_who_give_and_those_who_learn(site):
+    site.edit("seeds: [0, 1]\n", f"seeds: [0, 1]\n{BLOCK}")
+    site.edit("methods: [xent, logconf]", "methods: {xent: {}, kept: {labels: {transforms: [{confident: 0.5}]}}}")
+    site.submit()
+    node_of, folder = site.lab.plan().nodes, site.results / "sweeps" / "made_up" / "slurm"
+    waves = [jobs._lines(path) for path in sorted(folder.glob("wave-*.txt"))]
+    kinds = [{node_of[digest].kind for line in wave for digest in line} for wave in waves]
+    assert kinds == [{"materialize"}, {"train"}, {"train", "labels"}, {"train"}]
+    small = [call for call in site.slurm.submitted() if "--partition=cpu" in call]
+    assert [next(word for word in call if word.endswith(".txt") and word.startswith("/")) for call in small[:-1]] == [
+        str(folder / "wave-1.txt"), str(folder / "wave-3.txt")
+    ]  # fmt: skip
+    assert site.titles() == site.all_titles()
+
+
 def test_arrays_stay_below_the_sites_limit(site):
     site.slurm.answers(array_size=3)
     site.submit()

@@ -50,6 +50,11 @@ def test_every_way_to_write_a_label(read, row, p, key):
     np.testing.assert_allclose(p_NC, [p], atol=1e-7)
 
 
+def test_space_around_a_text_is_no_part_of_it(read):
+    """Tasks read texts so, too."""
+    assert read({"text": " no film\n", "label": 1}).of(IDS, TEXTS)[0] == [1]
+
+
 def test_classes_named_by_numbers_are_names_first(read):
     assert read({"text": "more", "label": 1}, classes=("1", "0")).of(IDS, TEXTS)[1].tolist() == [[1, 0]]
 

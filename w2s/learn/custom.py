@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from w2s import plugins
-from w2s.errors import StepError
 from w2s.learn.labels import Floats
 from w2s.objectives import PluginLoss
 from w2s.plugins import Marked, PluginUse
@@ -199,7 +198,4 @@ class Bare(nn.Module):
 def _tried(marked: Marked, module: nn.Module, ids: Sequence[Any], mask: Sequence[Any]) -> Any:
     with torch.inference_mode():
         inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-        try:
-            return plugins.call(marked, module, **inputs)
-        except StepError as error:
-            raise plugins.wrong(marked, f"its module cannot be run: {error}") from error
+        return plugins.call(marked, module, **inputs)

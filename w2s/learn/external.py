@@ -68,8 +68,8 @@ def _named(field: str, value: Any) -> str:
 def _key(record: Mapping[str, Any]) -> str:
     for field in ("example_id", "text"):
         value = record.get(field)
-        if isinstance(value, str) and value:
-            return _named(field, value)
+        if isinstance(value, str) and value.strip():
+            return _named(field, value.strip())  # as texts of tasks are
     raise ValueError(
         f"expected a text in example_id or in text (the row has {', '.join(map(str, record)) or 'nothing'})"
     )

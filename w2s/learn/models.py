@@ -174,8 +174,14 @@ def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = 
     model = Classifier(module, _hidden_size(module), classes, base.pooling, precision)
     model.in_shares = engine.zero_stage == 3
     if recipe.head_init == "unembedding":
+        rows_CD = unembedding_rows(base, classes, recipe.head_words)
+        if rows_CD.shape != model.head.weight.shape:  # of a module that a plugin built
+            raise StepError(
+                f"model {name}: recipe.head_init: unembedding has vectors of {rows_CD.shape[1]} numbers, and its "
+                f"hidden states have {model.head.in_features}; use zeros or normal"
+            )
         with torch.no_grad():
-            model.head.weight.copy_(unembedding_rows(base, classes, recipe.head_words))
+            model.head.weight.copy_(rows_CD)
     else:
         init_head(model.head, recipe.head_init, torch.Generator().manual_seed(stream_seed(seed, "head")))
     adapt.set_dropout(module, recipe.dropout, name)

@@ -181,7 +181,7 @@ def _simulated(source: SimulatedLabels, found: Evidence, seed: int) -> Floats:
 
 def _require_classes(before: Labelled, after: Labelled, transform: AnyTransform, place: int) -> None:
     had, has = int((before.classes() > 0).sum()), int((after.classes() > 0).sum())
-    if len(after) and not (has < 2 <= had):
+    if (len(after) or not len(before)) and not (has < 2 <= had):  # of val a file may label none
         return
     left = f"{len(after)} of {len(before)} examples, by class {', '.join(map(str, after.classes()))}"
     why = "no example" if not len(after) else "one class"

@@ -99,7 +99,15 @@ def configuration(kind: str, spec: Mapping[str, Any]) -> Configuration:
     except (SpecError, KeyError):
         kept = {path: value for path, value in flat(spec).items() if not _is_below(path, RUNTIME)}
     rest = {path: value for path, value in flat(spec).items() if path not in kept}
-    return Configuration(*({p: v for p, v in part.items() if not _is_below(p, APART)} for part in (kept, rest)))
+    parts = ({p: _without_parents(v) for p, v in part.items() if not _is_below(p, APART)} for part in (kept, rest))
+    return Configuration(*parts)
+
+
+def _without_parents(value: Any) -> Any:
+    """Transforms of labels without the train steps that they follow."""
+    if not isinstance(value, list):
+        return value
+    return [{k: v for k, v in one.items() if k != "like"} if isinstance(one, Mapping) else one for one in value]
 
 
 def flat(data: Any, path: str = "") -> dict[str, Any]:
