@@ -6,6 +6,7 @@ The fixtures that make one are in conftest.py.
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import random
@@ -119,6 +120,13 @@ class World:
 
     def table(self) -> bytes:
         return (self.outputs / "table.csv").read_bytes()
+
+    def rows(self) -> list[dict[str, str]]:
+        """All of rows.csv but how long steps took."""
+        with (self.outputs / "rows.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert {"pgr", "student_seconds"} <= set(rows[0])
+        return [{name: text for name, text in row.items() if not name.endswith("_seconds")} for row in rows]
 
     def copy(self, folder: Path) -> World:
         """The same world elsewhere, times of change kept."""
