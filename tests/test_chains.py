@@ -328,9 +328,13 @@ def test_a_labels_step_costs_next_to_nothing_and_its_students_what_they_train_on
     cost = found[cells["half"].digests.labels]
     assert (cost.tokens, cost.flops) == (0.0, 0.0)
     whole, half = (found[cells[m].digests.student] for m in ("xent", "half"))
+    assert whole.tokens is not None
+    assert whole.flops is not None
+    assert half.flops is not None
     tokens = whole.tokens / (2 * 8 + 4 + 8 + 8)  # two epochs of 8, then val, test and transfer
     assert half.tokens == pytest.approx((2 * 4 + 20) * tokens)
     params = kept_params(cells["xent"].student_step)
+    assert params is not None
     assert whole.flops - half.flops == pytest.approx(6 * params * 8 * tokens)
 
 
@@ -450,7 +454,7 @@ def test_chains_that_share_much_are_walked_once(tmp_path, monkeypatch):
     models, names = [f"m{place}" for place in range(10)], ["x", "y", "z"]
     below = [{"student": "below", "method": method} for method in names]
     chains = Chains({m: labelling_of(below, "labels", models, names, tmp_path) for m in names}, models)
-    asked = Counter()
+    asked: Counter[tuple[str, ...]] = Counter()
     supervisors = Chains.supervisors
     monkeypatch.setattr(Chains, "supervisors", lambda *of: asked.update([of[1:]]) or supervisors(*of))
     with pytest.raises(SpecError, match="two of the supervisors are the same, m0"):  # what the lowest are given
