@@ -176,7 +176,8 @@ def test_status_results_show_and_plan_of_a_finished_sweep(whole):
     assert (code, err) == (0, "")
     assert out.splitlines()[2].split()[:3] == ["moods", "4/4", "9/9"]
     code, out, err = whole.run("results", "moods.yaml")
-    assert (code, err, out) == (0, "", whole.printed)
+    assert (code, out) == (0, whole.printed)
+    assert "w2s:" not in err  # how far it is, on a machine that needs longer
     code, out, err = whole.run("plan", "moods.yaml")
     assert (code, err) == (0, "")
     assert "nothing is left to do" in out
