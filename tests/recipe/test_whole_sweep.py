@@ -30,11 +30,12 @@ def test_a_sweep_ends_with_its_tables_and_says_last_where_they_are(whole, steps)
     last = whole.printed.splitlines()[-1]
     assert last.startswith("written to results/sweeps/moods: ")
     named = {name.strip() for name in last.partition(": ")[2].split(",")}
-    files = {str(path.relative_to(whole.outputs)) for path in whole.outputs.rglob("*") if path.is_file()}
-    assert named == files - {"plan.json", "command.txt"}
-    assert named >= {"table.csv", "table.md", "table.tex"}
-    images = [path for path in (whole.outputs / "figures").iterdir() if path.suffix == ".png"]
-    assert images
+    files = {path.name for path in whole.outputs.iterdir() if path.is_file()}
+    figures = list((whole.outputs / "figures").iterdir())
+    assert named == files - {"plan.json", "command.txt"} | {f"{len(figures)} files in figures"}
+    assert named >= {"table.csv", "table.md", "table.tex", "rows.csv", "rows.parquet", "report.html"}
+    images = [path for path in figures if path.suffix == ".png"]
+    assert len(images) == len(figures) / 2 > 4
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
     assert "small -> large" in whole.printed
     assert whole.left_over() == []
@@ -175,7 +176,8 @@ def test_status_results_show_and_plan_of_a_finished_sweep(whole):
     assert (code, err) == (0, "")
     assert out.splitlines()[2].split()[:3] == ["moods", "4/4", "9/9"]
     code, out, err = whole.run("results", "moods.yaml")
-    assert (code, err, out) == (0, "", whole.printed)
+    assert (code, out) == (0, whole.printed)
+    assert "w2s:" not in err  # how far it is, on a machine that needs longer
     code, out, err = whole.run("plan", "moods.yaml")
     assert (code, err) == (0, "")
     assert "nothing is left to do" in out
