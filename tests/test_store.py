@@ -172,6 +172,20 @@ def test_a_rename_that_fails_puts_the_old_artifact_back_at_once(store, monkeypat
     assert [path.name for path in place.parent.iterdir()] == [A]
 
 
+def test_what_another_writer_put_aside_meanwhile_need_not_be_put_aside(store, monkeypatch):
+    place, rename = put(store, text="old"), Path.rename
+
+    def late(path: Path, to: Path) -> Path:
+        if path == place:
+            shutil.rmtree(place)
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", late)
+    put(store, text="new", replace=True)
+    assert (place / "predictions" / "test.txt").read_text() == "new"
+    assert [path.name for path in place.parent.iterdir()] == [A]
+
+
 def test_many_writers_at_once_leave_one_whole_artifact(store):
     barrier = threading.Barrier(6)
     raised = []

@@ -291,7 +291,8 @@ class Staged:
         aside = None
         if place.exists():  # damaged, or to be replaced
             aside = place.parent / f".{self.digest}-old-{uuid.uuid4().hex}"
-            place.rename(aside)  # removed last: a process that is killed meanwhile leaves one or the other
+            with contextlib.suppress(FileNotFoundError):  # another writer was faster in putting it aside
+                place.rename(aside)  # removed last: a process that is killed meanwhile leaves one or the other
         try:
             self.folder.rename(place)
         except OSError as error:

@@ -97,7 +97,9 @@ def test_steps_that_another_sweep_has_in_the_queue_are_waited_for(swept):
 def test_the_same_command_after_all_is_done_submits_nothing_and_shows_the_tables(swept):
     table = (swept.outputs / "table.csv").stat().st_mtime_ns
     out, _ = swept.sweep("--launcher", "slurm", "--steps-per-task", "2")
-    assert out.startswith("9 steps: 0 to submit, 9 done\nAccuracy and performance gap recovered\n")
+    assert out.startswith(
+        "9 steps: 0 to submit, 9 done\nmoods: Does a student surpass its supervisor on moods?\n\nAccuracy and"
+    )
     assert "submitted" not in out
     assert (swept.outputs / "table.csv").stat().st_mtime_ns > table
     assert swept.finished() == swept.made
