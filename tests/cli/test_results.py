@@ -61,7 +61,9 @@ def another(lab, name, **replaced):
 def test_results_of_the_last_sweep_by_name_file_and_folder(lab, done):
     code, table, err = done("results")
     assert (code, err) == (0, "")
-    last = f"written to {lab.results / 'sweeps' / 'made_up'}: report.html, rows.csv, rows.parquet, table.csv"
+    last = (
+        f"written to {lab.results / 'sweeps' / 'made_up'}: labels.csv, report.html, rows.csv, rows.parquet, scaling.csv"
+    )
     assert table.splitlines()[-1].startswith(last)
     for given in ("made_up", lab.yaml, lab.results / "sweeps" / "made_up"):
         assert done("results", given) == (0, table, "")
