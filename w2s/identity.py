@@ -39,18 +39,18 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 LISTED = 16  # longer lists of known names help nobody
 
 
-def identity(default: Any = ..., *, later: bool = False, **field: Any) -> Any:
-    """A field that counts in the digest.
+def identity(default: Any = ..., *, later: bool = False, about: str | None = None, **field: Any) -> Any:
+    """A field that counts in the digest. `about`: what it is, in one sentence, for `w2s fields` and docs/sweeps.md.
 
     `later=True` marks a field added after digests were published: at its default it is left out of the canonical
     JSON, so that old digests stay valid. The default of such a field must never change.
     """
-    return Field(default, json_schema_extra={"role": "identity", "later": later}, **field)
+    return Field(default, description=about, json_schema_extra={"role": "identity", "later": later}, **field)
 
 
-def runtime(default: Any = ..., **field: Any) -> Any:
+def runtime(default: Any = ..., *, about: str | None = None, **field: Any) -> Any:
     """A field that does not count in the digest: it must not change any number beyond rounding."""
-    return Field(default, json_schema_extra={"role": "runtime"}, **field)
+    return Field(default, description=about, json_schema_extra={"role": "runtime"}, **field)
 
 
 def role(field: pydantic.fields.FieldInfo) -> str | None:
