@@ -53,8 +53,8 @@ class Words(Spec):
     TfidfVectorizer with sublinear_tf); on them a logistic regression.
     """
 
-    ngrams: tuple[int, int] = identity((1, 2))  # words of a term, at least and at most
-    min_count: int = identity(1, ge=1)  # training texts that a term has to be in
+    ngrams: tuple[int, int] = identity((1, 2), about="Words of a term, at least and at most.")
+    min_count: int = identity(1, ge=1, about="Training texts that a term has to be in.")
 
     @model_validator(mode="after")
     def _ngrams_ascend(self) -> Words:
@@ -66,18 +66,31 @@ class Words(Spec):
 class ModelSpec(Spec):
     """A base model as it enters training."""
 
-    name: str = runtime(min_length=1)  # what tables call it
-    source: Source | None = identity()  # None: there are no weights, because texts are counts of words
-    words: Words | None = identity(None, later=True)
-    gguf: str | None = identity(None)  # the GGUF file inside the source's folder, or the source is one itself
-    layers: int | None = identity(None, ge=1)  # keep the lowest `layers` layers; None: all
-    pooling: Literal["auto", "last", "mean"] = identity("auto")  # auto: last for decoders, mean for encoders
-    max_length: int = identity(512, ge=1)  # tokens; longer texts are cut
-    trust_remote_code: bool = identity(False)
-    build: PluginUse | None = identity(None, later=True)  # what a plugin makes of the loaded and truncated model
-    params: int | None = runtime(None, ge=1)  # of the whole model, for estimates and size axes
-    depth: int | None = runtime(None, ge=1)  # layers of the whole model
-    decoder: bool | None = runtime(None)  # False: it cannot generate text, which is then told before any work
+    name: str = runtime(min_length=1, about="What tables call it.")
+    source: Source | None = identity(about="Where the weights are; its fields may stand beside the model's.")
+    words: Words | None = identity(
+        None, later=True, about="No weights at all: a text is its counts of words, with a logistic regression on them."
+    )
+    gguf: str | None = identity(
+        None, about="The GGUF file inside the source's folder, or null where the source is one itself."
+    )
+    layers: int | None = identity(None, ge=1, about="Keep so many of the lowest layers; null: all.")
+    pooling: Literal["auto", "last", "mean"] = identity(
+        "auto",
+        about="What the head sees: the last token, or the mean of all; auto: last for decoders, mean for encoders.",
+    )
+    max_length: int = identity(512, ge=1, about="Tokens of a text; longer ones are cut.")
+    trust_remote_code: bool = identity(False, about="True: code from the model's repository may run.")
+    build: PluginUse | None = identity(
+        None,
+        later=True,
+        about="What a plugin makes of the loaded and cut model: its name, or a mapping of name and parameters.",
+    )
+    params: int | None = runtime(
+        None, ge=1, about="Parameters of the whole model, for estimates and the size axes of figures."
+    )
+    depth: int | None = runtime(None, ge=1, about="Layers of the whole model.")
+    decoder: bool | None = runtime(None, about="False: it cannot generate text, which is then told before any work.")
 
     @model_validator(mode="after")
     def _weights_or_words(self) -> ModelSpec:

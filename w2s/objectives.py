@@ -23,9 +23,16 @@ class LogConf(Spec):
     """Auxiliary confidence loss. Source: Burns et al. 2023, sec. 4.3.2 and appendix A.4."""
 
     name: Literal["logconf"] = identity("logconf")
-    a_max: float = identity(0.5, ge=0.0, le=1.0)
-    warmup_frac: float = identity(0.2, ge=0.0, le=1.0)
-    threshold: Literal["prior", "half"] | Annotated[float, Field(gt=0.0, lt=1.0)] = identity("prior")
+    a_max: float = identity(
+        0.5, ge=0.0, le=1.0, about="Weight of the student's own hard predictions, once it is reached."
+    )
+    warmup_frac: float = identity(
+        0.2, ge=0.0, le=1.0, about="Over this share of the optimizer steps the weight climbs from 0 to a_max."
+    )
+    threshold: Literal["prior", "half"] | Annotated[float, Field(gt=0.0, lt=1.0)] = identity(
+        "prior",
+        about="Share of positives in each global batch: that of the labels (prior) or a half; or a probability.",
+    )
 
 
 class Product(Spec):
@@ -35,8 +42,8 @@ class Product(Spec):
     """
 
     name: Literal["product"] = identity("product")
-    alpha: float = identity(1.0, gt=0.0)  # of the label
-    beta: float = identity(1.0, gt=0.0)  # of the student
+    alpha: float = identity(1.0, gt=0.0, about="Power of the label.")
+    beta: float = identity(1.0, gt=0.0, about="Power of the student's prediction.")
 
 
 class Kl(Spec):
@@ -48,7 +55,10 @@ class Kl(Spec):
     """
 
     name: Literal["kl"] = identity("kl")
-    direction: Literal["forward", "reverse"] = identity("forward")
+    direction: Literal["forward", "reverse"] = identity(
+        "forward",
+        about="forward: KL(p || f), the gradient of xent; reverse: KL(f || p), which prefers one class over a spread.",
+    )
 
 
 class Entropy(Spec):
@@ -60,9 +70,14 @@ class Entropy(Spec):
     """
 
     name: Literal["entropy"] = identity("entropy")
-    a_max: float = identity(0.5, ge=0.0, le=1.0)
-    warmup_frac: float = identity(0.2, ge=0.0, le=1.0)
-    detach: bool = identity(False)
+    a_max: float = identity(0.5, ge=0.0, le=1.0, about="Weight of the entropy, once it is reached.")
+    warmup_frac: float = identity(
+        0.2, ge=0.0, le=1.0, about="Over this share of the optimizer steps the weight climbs from 0 to a_max."
+    )
+    detach: bool = identity(
+        False,
+        about="True: no gradient through the entropy, as in EleutherAI/w2s; it then only scales xent by 1 - a.",
+    )
 
 
 class Window(Spec):
@@ -74,7 +89,10 @@ class Window(Spec):
     """
 
     name: Literal["window"] = identity("window")
-    radius: Literal["midweak"] | Annotated[float, Field(gt=0.0, lt=1.0)] = identity(0.15)
+    radius: Literal["midweak"] | Annotated[float, Field(gt=0.0, lt=1.0)] = identity(
+        0.15,
+        about="How far above 1/C the student's largest probability may be; midweak: the median of that of the labels.",
+    )
 
 
 class AdaptConf(Spec):
@@ -88,8 +106,14 @@ class AdaptConf(Spec):
     """
 
     name: Literal["adaptconf"] = identity("adaptconf")
-    temperature: float = identity(0.5, gt=0.0)
-    warmup_frac: float = identity(0.0, ge=0.0, le=1.0)
+    temperature: float = identity(
+        0.5,
+        gt=0.0,
+        about="Of the two cross-entropies that an example's weight is made of; the lower, the harder the choice.",
+    )
+    warmup_frac: float = identity(
+        0.0, ge=0.0, le=1.0, about="Over this share of the optimizer steps the weights climb from 0 to their values."
+    )
 
 
 class Gce(Spec):
@@ -101,7 +125,7 @@ class Gce(Spec):
     """
 
     name: Literal["gce"] = identity("gce")
-    q: float = identity(0.7, gt=0.0, le=1.0)
+    q: float = identity(0.7, gt=0.0, le=1.0, about="Towards 0 the loss is xent, at 1 half the mean absolute error.")
 
 
 class PluginLoss(PluginUse):

@@ -13,21 +13,21 @@ from w2s.identity import Spec, identity, nearest, unique
 class Zip(Spec):
     """Pairs drawn side by side: the first weak model with the first student, and so on."""
 
-    weak: tuple[str, ...] = identity(min_length=1)
-    student: tuple[str, ...] = identity(min_length=1)
+    weak: tuple[str, ...] = identity(min_length=1, about="Weak models.")
+    student: tuple[str, ...] = identity(min_length=1, about="As many students.")
 
 
 class ZipPairs(Spec):
     """`pairs: {zip: {weak: [...], student: [...]}}`."""
 
-    zip: Zip = identity()
+    zip: Zip = identity(about="Two lists of equal length: the first weak model with the first student, and so on.")
 
 
 class GridPairs(Spec):
     """`pairs: {weak: [...], student: [...]}`: each weak model with each student."""
 
-    weak: tuple[str, ...] = identity(min_length=1)
-    student: tuple[str, ...] = identity(min_length=1)
+    weak: tuple[str, ...] = identity(min_length=1, about="Weak models.")
+    student: tuple[str, ...] = identity(min_length=1, about="Students, each of whom meets each weak model.")
 
 
 def _pairs_form(value: Any) -> str | None:

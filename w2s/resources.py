@@ -49,17 +49,19 @@ class Processes(NamedTuple):
 class Resources(Spec):
     """What one job asks for; what is not given is left to the batch script and to the site."""
 
-    partition: str | None = runtime(None, min_length=1)
-    account: str | None = runtime(None, min_length=1)
-    constraint: str | None = runtime(None, min_length=1)
-    qos: str | None = runtime(None, min_length=1)
-    time: int | str | None = runtime(None)  # minutes, or as SLURM writes it: '2:00:00', '1-12:00:00'
-    nodes: int | None = runtime(None, ge=1)
-    gpus: int | str | None = runtime(None)  # of the whole job: 4, or a100:4
-    gpus_per_node: int | str | None = runtime(None)
-    cpus: int | None = runtime(None, ge=1)  # of one process
-    mem: int | str | None = runtime(None)  # of one node: 32G; a bare number is MiB
-    options: tuple[str, ...] = runtime(())  # of sbatch, for what is not here
+    partition: str | None = runtime(None, min_length=1, about="Partition of the cluster.")
+    account: str | None = runtime(None, min_length=1, about="Account that is charged.")
+    constraint: str | None = runtime(None, min_length=1, about="Features of nodes, such as a100.")
+    qos: str | None = runtime(None, min_length=1, about="Quality of service.")
+    time: int | str | None = runtime(
+        None, about="Time limit of a job: minutes, or as SLURM writes it, '2:00:00' or '1-12:00:00'."
+    )
+    nodes: int | None = runtime(None, ge=1, about="Nodes that one step spans.")
+    gpus: int | str | None = runtime(None, about="GPUs of the whole job: 4, or a100:4.")
+    gpus_per_node: int | str | None = runtime(None, about="GPUs of each node.")
+    cpus: int | None = runtime(None, ge=1, about="Cores of each process.")
+    mem: int | str | None = runtime(None, about="Memory of each node: 32G; a bare number is MiB.")
+    options: tuple[str, ...] = runtime((), about="Further options of sbatch, each as '--name=value'.")
 
     @field_validator("time")
     @classmethod
@@ -139,12 +141,18 @@ class Resources(Spec):
 class Slurm(Resources):
     """The `slurm:` block of a sweep: what every job asks for, and how steps become jobs."""
 
-    steps_per_task: int = runtime(1, ge=1)  # steps that one task of an array carries out, one after the other
-    max_parallel: int | None = runtime(None, ge=1)  # tasks at a time
-    array_tasks: int | None = runtime(None, ge=1)  # of one array, where a site takes fewer jobs than its MaxArraySize
-    notice_s: int = runtime(120, ge=1, le=65_535)  # before the time limit, to save a checkpoint
-    script: str | None = runtime(None)  # the batch script that the site edits; None: slurm/array.sbatch
-    small_jobs: Resources = runtime(Resources())  # data and tables: what differs; they ask for no GPU by themselves
+    steps_per_task: int = runtime(1, ge=1, about="Steps that one task of an array carries out, one after the other.")
+    max_parallel: int | None = runtime(None, ge=1, about="Tasks of an array at a time; null: as many as SLURM allows.")
+    array_tasks: int | None = runtime(
+        None, ge=1, about="Tasks of one array, where a site takes fewer jobs than its MaxArraySize."
+    )
+    notice_s: int = runtime(
+        120, ge=1, le=65_535, about="Seconds before the time limit in which a training saves a checkpoint."
+    )
+    script: str | None = runtime(None, about="The batch script that the site edits; null: slurm/array.sbatch.")
+    small_jobs: Resources = runtime(
+        Resources(), about="What differs for jobs of data and tables, which ask for no GPU by themselves."
+    )
 
     @model_validator(mode="after")
     def _notice_in_time(self) -> Slurm:

