@@ -36,12 +36,13 @@ from w2s.analyze.reading import rows
 from w2s.analyze.report import Picture, page
 from w2s.analyze.tables.document import compose
 from w2s.disk import file_sha256
+from w2s.experiments import expand
 from w2s.outputs import write_predictions
 from w2s.plan import Node, Plan
 from w2s.provenance import environment
 from w2s.spec import TrainSpec
 from w2s.store import Store
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 EXAMPLES = 1_000
 WORDS = 100  # of a text, on average

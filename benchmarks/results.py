@@ -28,12 +28,13 @@ import pyarrow.parquet
 
 from w2s import plan as plans
 from w2s.disk import file_sha256
+from w2s.experiments import expand
 from w2s.outputs import write_predictions
 from w2s.plan import Node, Plan
 from w2s.provenance import environment
 from w2s.spec import TrainSpec, Weak
 from w2s.store import Store
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 HERE = Path(__file__).resolve()
 PER_SEED = 28  # train steps: 10 pairs of 5 models by 2 methods, 4 supervisors, 4 ceilings

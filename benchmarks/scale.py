@@ -22,10 +22,11 @@ from pathlib import Path
 
 from w2s import plan as plans
 from w2s.estimate import estimate
+from w2s.experiments import expand
 from w2s.plan import Plan
 from w2s.provenance import environment
 from w2s.store import Store
-from w2s.sweep import expand, read_sweep
+from w2s.sweep import read_sweep
 
 HERE = Path(__file__).resolve()
 W2S = [sys.executable, "-m", "w2s"]

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "pythia_nlp.yaml"
+SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "paper_nlp.yaml"
 
 
 def seconds(arguments: list[str], runs: int) -> list[float]:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from w2s.errors import SpecError
+from w2s.experiments import expand
 from w2s.spec import Frozen, Full, LogConf, Probe, Recipe, Sizes, Truth, Weak, Xent
-from w2s.sweep import Method, expand, read_sweep, sweep_of
+from w2s.sweep import read_sweep, sweep_of
+from w2s.sweepfile import Method
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
 SIZES = {"weak_train": 8, "transfer": 8, "val": 4, "test": 8}
@@ -454,16 +456,16 @@ def test_a_file_that_is_not_there(tmp_path):
     [
         ("quikstart.yaml", " (did you mean quickstart.yaml?)"),
         ("quickstart", " (did you mean quickstart.yaml?)"),
-        ("pythia.yaml", " (did you mean sweeps/pythia_nlp.yaml?)"),
-        ("pythia_nlp.yaml", " (did you mean sweeps/pythia_nlp.yaml?)"),  # the name is right, the folder is not
-        ("zzz.yaml", " (there are quickstart.yaml, sweeps/pythia_nlp.yaml)"),
-        ("nowhere/zzz.yaml", " (there are sweeps/pythia_nlp.yaml)"),
+        ("paper.yaml", " (did you mean sweeps/paper_nlp.yaml?)"),
+        ("paper_nlp.yaml", " (did you mean sweeps/paper_nlp.yaml?)"),  # the name is right, the folder is not
+        ("zzz.yaml", " (there are quickstart.yaml, sweeps/paper_nlp.yaml)"),
+        ("nowhere/zzz.yaml", " (there are sweeps/paper_nlp.yaml)"),
     ],
 )
 def test_a_file_that_is_not_there_brings_the_nearest_name(asked, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweeps").mkdir()
-    for name in ("quickstart.yaml", "sweeps/pythia_nlp.yaml", "notes.txt"):
+    for name in ("quickstart.yaml", "sweeps/paper_nlp.yaml", "notes.txt"):
         (tmp_path / name).touch()
     with pytest.raises(SpecError) as caught:
         read_sweep(Path(asked))
@@ -480,7 +482,7 @@ def test_a_folder_is_no_file_that_is_missing(tmp_path):
 
 
 def test_there_are_sweeps():
-    assert {file.stem for file in SWEEPS} >= {"quickstart", "pythia_nlp", "openai_readme", "smollm2_vader"}
+    assert {file.stem for file in SWEEPS} >= {"quickstart", "paper_nlp", "openai_readme", "smollm2_vader"}
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)

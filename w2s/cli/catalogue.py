@@ -9,13 +9,14 @@ from typing import NamedTuple
 from w2s import models as registry
 from w2s.cli.terminal import count, table
 from w2s.errors import W2SError
+from w2s.experiments import expand
 from w2s.models import ModelSpec
 from w2s.plan import build
 from w2s.sources.cache import cache_dir
 from w2s.sources.fetch import fetch, is_fetched
 from w2s.sources.spec import ArchiveSource, HubSource, PluginSource, Source
 from w2s.spec import AnyStep, LabelsSpec, MaterializeSpec
-from w2s.sweep import Sweep, expand
+from w2s.sweep import Sweep
 from w2s.tasks.registry import builtin
 
 
@@ -138,6 +139,6 @@ def prefetch(sweep: Sweep, say: Callable[[str], None]) -> list[str]:
 def _weights(model: ModelSpec) -> None:
     found = registry.weights(model)
     if found.gguf is not None and not registry.is_converted(registry.converted(model, found.gguf)):
-        from w2s.steps import prepare  # loads torch
+        from w2s.inputs import prepare  # loads torch
 
         prepare(model)

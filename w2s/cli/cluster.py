@@ -119,7 +119,8 @@ def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run
     from w2s import plan as plans
     from w2s.cli import requirements
     from w2s.execute import cluster, submit
-    from w2s.sweep import expand, on_slurm
+    from w2s.experiments import expand
+    from w2s.sweep import on_slurm
 
     cluster.require()
     requirements.require(found.file.engine, here=False)

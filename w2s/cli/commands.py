@@ -139,8 +139,8 @@ def sweep(
     Examples:
       w2s sweep sweeps/quickstart.yaml
       w2s sweep sweeps/quickstart.yaml --dry-run --set seeds=[0] --set recipe.epochs=1
-      w2s sweep sweeps/pythia_nlp.yaml --set engine.devices_per_step=2 --set engine.zero_stage=2 --restart-step
-      w2s sweep sweeps/pythia_nlp.yaml --launcher slurm --steps-per-task 4 --max-parallel 50 --dry-run
+      w2s sweep sweeps/paper_nlp.yaml --set engine.devices_per_step=2 --set engine.zero_stage=2 --restart-step
+      w2s sweep sweeps/paper_nlp.yaml --launcher slurm --steps-per-task 4 --max-parallel 50 --dry-run
     """
     given = locals()
     from w2s.cli import cluster
@@ -164,7 +164,7 @@ def plan(yaml: Path, *, set_: Sequence[str] = (), results: Path = RESULTS) -> in
 
     Examples:
       w2s plan sweeps/quickstart.yaml
-      w2s plan sweeps/pythia_nlp.yaml --set seeds=[0]
+      w2s plan sweeps/paper_nlp.yaml --set seeds=[0]
     """
     from w2s.sweep import read_sweep
 
@@ -258,7 +258,7 @@ def prefetch(yaml: Path, *, set_: Sequence[str] = ()) -> int:
 
     Examples:
       w2s prefetch sweeps/quickstart.yaml
-      W2S_CACHE=/data/w2s w2s prefetch sweeps/pythia_nlp.yaml
+      W2S_CACHE=/data/w2s w2s prefetch sweeps/paper_nlp.yaml
     """
     from w2s.cli import catalogue
     from w2s.sweep import read_sweep
@@ -333,7 +333,7 @@ def label(digest: str, file: Path, *, text: str = "text", out: Path | None = Non
     labelling.require_room(out)
     commands = [describe.command_of(results, sweep) for sweep, _ in describe.uses(results, whole)]
     labelling.require_weights(store, kind, whole, [command for command in commands if command])
-    from w2s.steps import label as labelled
+    from w2s.inference import label as labelled
 
     classes, p_NC = labelled(store, whole, texts)
     labelling.write(out, texts, classes, p_NC)
@@ -397,7 +397,7 @@ def _store(results: Path) -> Store:
 
 def _planned(found: Sweep) -> Plan:
     from w2s import plan as plans
-    from w2s.sweep import expand
+    from w2s.experiments import expand
 
     return plans.build(found, expand(found))
 
