@@ -21,6 +21,7 @@ from w2s.supervision import Weak as Weak
 from w2s.tasks.task import TaskSpec
 
 Split = Literal["weak_train", "transfer", "val", "test"]
+DIGEST = r"^[0-9a-f]{64}$"
 INTERVAL = re.compile(r"never|[1-9][0-9]* (min|steps)")
 PREDICTED: tuple[Split, ...] = ("test", "val", "transfer")  # by every trained model: all it may later be asked about
 EVALUATED: tuple[Split, ...] = ("val", "test")  # on the way, for selections
@@ -243,6 +244,17 @@ class MaterializeSpec(Spec):
         return ()
 
 
+class Start(Spec):
+    """A finished step whose trained weights another begins from.
+
+    `lowest`: it left the embeddings and so many of the lowest layers as they were.
+    """
+
+    kind: Literal["language", "train"] = identity()
+    step: str = identity(pattern=DIGEST)
+    lowest: int = identity(0, ge=0)
+
+
 class FeaturesSpec(Spec):
     """The hidden states that leave the frozen lowest `model.layers` layers, for every token of one split.
 
@@ -252,11 +264,33 @@ class FeaturesSpec(Spec):
 
     kind: Literal["features"] = identity("features")
     version: int = identity(1)  # raise when the code of this step changes meaning
-    data: str = identity(pattern=r"^[0-9a-f]{64}$")  # digest of its materialize step
+    data: str = identity(pattern=DIGEST)  # digest of its materialize step
     split: Split = identity()
     model: ModelSpec = identity()
     engine: Engine = identity(Engine(), later=True)
     pooled: bool = identity(False, later=True)
+    start: tuple[Start, ...] = identity((), later=True)  # as in TrainSpec, without those that change nothing here
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Digests of the steps whose artifacts this one reads."""
+        return (self.data, *(start.step for start in self.start))
+
+
+class LanguageSpec(Spec):
+    """Model + texts -> the model's weights after next-token training on them. No label is read.
+
+    Of the recipe only what `language_recipe` keeps counts.
+    """
+
+    kind: Literal["language"] = identity("language")
+    version: int = identity(1)  # raise when the code of this step changes meaning
+    data: str = identity(pattern=DIGEST)  # digest of its materialize step
+    splits: tuple[Literal["weak_train", "transfer"], ...] = identity(("transfer",), min_length=1)
+    model: ModelSpec = identity()
+    recipe: Recipe = identity(Recipe())
+    seed: int = identity(0, ge=0)
+    engine: Engine = identity(Engine(), later=True)  # of which only the precision counts
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -269,7 +303,7 @@ class TrainSpec(Spec):
 
     kind: Literal["train"] = identity("train")
     version: int = identity(1)  # raise when the code of this step changes meaning
-    data: str = identity(pattern=r"^[0-9a-f]{64}$")  # digest of its materialize step
+    data: str = identity(pattern=DIGEST)  # digest of its materialize step
     split: Literal["weak_train", "transfer"] = identity()
     labels: Labels = identity(Truth())
     model: ModelSpec = identity()
@@ -277,6 +311,7 @@ class TrainSpec(Spec):
     seed: int = identity(0, ge=0)
     engine: Engine = identity(Engine(), later=True)  # of which only the precision counts
     keep_weights: bool = runtime(False)
+    start: tuple[Start, ...] = identity((), later=True)  # each begun from the one before; then this training
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -284,7 +319,8 @@ class TrainSpec(Spec):
         labels: tuple[str, ...] = ()
         if not isinstance(self.labels, Truth):
             labels = (self.labels.supervisor if isinstance(self.labels, Weak) else self.labels.labels,)
-        return (self.data, *labels, *(spec.digest() for spec in self.features().values()))
+        begun = () if self.solved else tuple(start.step for start in self.start)  # a solver sees features only
+        return (self.data, *labels, *(spec.digest() for spec in self.features().values()), *begun)
 
     @property
     def used_splits(self) -> tuple[Split, ...]:
@@ -305,7 +341,7 @@ class TrainSpec(Spec):
         if self.solved:
             if self.model.words is not None:
                 return {}
-            own = _features(self.data, self.used_splits, self.model, self.model.layers, self.engine, True)
+            own = _features(self.data, self.used_splits, self.model, self.model.layers, self.engine, self.start, True)
             return {spec.split: spec for spec in own}
         depth, tune = None, self.recipe.tune
         if isinstance(tune, Frozen) and tune.embeddings and tune.layers > 0:
@@ -316,15 +352,32 @@ class TrainSpec(Spec):
         whole = self.engine.zero_stage != 3  # weights in parts cannot be run by one process
         if not (self.engine.cache_frozen and exact and whole) or depth is None:
             return {}
-        return {spec.split: spec for spec in _features(self.data, self.used_splits, self.model, depth, self.engine)}
+        own = _features(self.data, self.used_splits, self.model, depth, self.engine, _below(self.start, depth))
+        return {spec.split: spec for spec in own}
+
+
+def _below(starts: tuple[Start, ...], depth: int | None) -> tuple[Start, ...]:
+    """Those whose weights the lowest `depth` layers (None: all) depend on; what leaves these layers is that of fewer
+    starts, and shared with them."""
+    while starts and depth is not None and starts[-1].lowest >= depth:
+        starts = starts[:-1]
+    return starts
 
 
 @functools.lru_cache(maxsize=1024)  # the same objects for all seeds and methods, so that each digest is computed once
 def _features(
-    data: str, splits: tuple[Split, ...], model: ModelSpec, depth: int | None, engine: Engine, pooled: bool = False
+    data: str,
+    splits: tuple[Split, ...],
+    model: ModelSpec,
+    depth: int | None,
+    engine: Engine,
+    start: tuple[Start, ...] = (),
+    pooled: bool = False,
 ) -> tuple[FeaturesSpec, ...]:
     trunk = model if pooled else model.model_copy(update={"layers": depth, "pooling": "auto"})
-    return tuple(FeaturesSpec(data=data, split=split, model=trunk, engine=engine, pooled=pooled) for split in splits)
+    return tuple(
+        FeaturesSpec(data=data, split=split, model=trunk, engine=engine, start=start, pooled=pooled) for split in splits
+    )
 
 
 def is_solved(recipe: Recipe) -> bool:
@@ -338,5 +391,20 @@ def solved_recipe(recipe: Recipe) -> Recipe:
     return Recipe(loss=recipe.loss, tune=Probe(solver="logistic", l2=l2), eval_every=recipe.eval_every)
 
 
-AnyStep = MaterializeSpec | FeaturesSpec | LabelsSpec | TrainSpec
+def language_recipe(recipe: Recipe) -> Recipe:
+    """What of a recipe counts for a language step, which has no classes and evaluates at its ends only."""
+    plain = Recipe()
+    kept = {"loss": plain.loss, "head_init": plain.head_init, "head_words": None, "eval_every": None}
+    return recipe.model_copy(update=kept)
+
+
+def begun_with(step: LanguageSpec | TrainSpec, digest: str) -> tuple[Start, ...]:
+    """The starts of a training that begins from the weights of this step. It has to train layers of its model."""
+    tune = step.recipe.tune
+    lowest = tune.layers if isinstance(tune, Frozen) and tune.embeddings else 0
+    before = step.start if isinstance(step, TrainSpec) else ()
+    return (*before, Start(kind=step.kind, step=digest, lowest=lowest))
+
+
+AnyStep = MaterializeSpec | FeaturesSpec | LanguageSpec | LabelsSpec | TrainSpec
 Step = Annotated[AnyStep, Field(discriminator="kind")]
