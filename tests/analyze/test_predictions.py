@@ -208,6 +208,52 @@ def test_other_processes_find_the_same(synthetic):
     assert isinstance(found[1][batches[1].wanted[0]], str)
 
 
+def test_what_another_process_says_is_the_same_to_the_last_bit(synthetic):
+    """Three classes, which have no ranks, and a batch of which one is damaged."""
+    task = {"file": "three.csv", "text": "t", "label": "y", "classes": ["a", "b", "c"]}
+    for changes in ({}, {"tasks": {"movie": task}, "folder": "three"}):
+        if changes:
+            (root := synthetic(folder="three").root).mkdir(exist_ok=True)
+            (root / "three.csv").write_text("t,y\nx,a\n")
+        made = synthetic(**changes).fill()
+        data, steps = trained(made)
+        batch = Batch(Data(data, made.classes[data]), [Wanted(digest) for digest in steps])
+        (made.store.path("train", steps[2]) / "predictions" / "test.parquet").unlink()
+        asked, said = io.BytesIO(), io.BytesIO()
+        parallel.ask(made.store.root, {5: batch}, asked)
+        asked.seek(0)
+        parallel.serve(asked, said)
+        said.seek(0)
+        place, found = parallel._heard({5: batch}, said)
+        here = batch.read(Reader(made.store))
+        assert (place, list(found), said.read()) == (5, batch.wanted, b"")
+        assert found[batch.wanted[2]] == here[batch.wanted[2]]
+        for wanted in (one for one in batch.wanted if one.digest != steps[2]):
+            for name in ("predicted_N", "right_N", "margin_rank_N", "bins_K3"):
+                x, y = (getattr(one[wanted].scored, name) for one in (found, here))
+                assert (x is None and y is None) or (x.dtype == y.dtype and np.array_equal(x, y))
+            numbers = [
+                (one[wanted].scored.auroc, one[wanted].scored.brier, one[wanted].wall_s) for one in (found, here)
+            ]
+            assert np.array_equal(*numbers, equal_nan=True)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, -1], ids=["nothing", "half a head", "half a header", "half a table"])
+def test_a_process_that_stops_in_the_middle_of_a_word_is_not_believed(synthetic, tmp_path, monkeypatch, keep):
+    made = synthetic().fill()
+    batches = batches_of(made, 2)
+    asked, said = io.BytesIO(), io.BytesIO()
+    parallel.ask(made.store.root, {0: batches[0]}, asked)
+    asked.seek(0)
+    parallel.serve(asked, said)
+    (tmp_path / "said").write_bytes(said.getvalue()[:keep])
+    liar = tmp_path / "liar"
+    liar.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\n")
+    liar.chmod(0o755)
+    monkeypatch.setattr(parallel.sys, "executable", str(liar))
+    assert list(parallel.read(made.store, batches[:1], 1)) == []
+
+
 def test_a_process_that_dies_leaves_the_rest_to_who_asked(synthetic, monkeypatch):
     made = synthetic().fill()
     batches = batches_of(made, 2)
@@ -230,7 +276,7 @@ def test_processes_end_when_nobody_listens_any_more(synthetic, monkeypatch):
 def test_a_process_ends_quietly_when_its_answers_go_nowhere(synthetic):
     made = synthetic().fill()
     asked, (out, into) = io.BytesIO(), os.pipe()
-    parallel.pickle.dump((made.store.root, dict(enumerate(batches_of(made, 1)))), asked)
+    parallel.ask(made.store.root, dict(enumerate(batches_of(made, 1))), asked)
     asked.seek(0)
     os.close(out)
     with open(into, "wb", buffering=0) as nowhere:

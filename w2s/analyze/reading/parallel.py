@@ -1,28 +1,33 @@
 """Batches of predictions in, what they come to out, read by other processes where there are many.
 
-Started by the name of this module, not by multiprocessing, which runs a user's script once more in every process. The
-parent pickles all that a process is to read into its stdin; batches come back as they are done. A process that ends
-early costs nothing but time: what it left is read by who asked. Processes end by themselves when nobody listens.
+Started by the name of this module, not by multiprocessing, which runs a user's script once more in every process, and
+pickles. A process is told by one JSON document on its stdin what to read. Batches come back as they are done, each as
+the length of a header (HEAD), the header as JSON (`Said`), and a table of scores as an Arrow stream. A process that
+ends early, or says what is none of this, costs nothing but time: what it left is read by who asked. Processes end by
+themselves when nobody listens.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import pickle
 import queue
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypedDict
 
 import w2s
+from w2s.analyze.reading import scores
 from w2s.analyze.reading.predictions import Found, Reader, Wanted
 from w2s.store import Store
 
 MOST = 8  # processes; beyond them it is the disk that counts
+HEAD = struct.Struct("<Q")  # bytes of what follows
 Answers = dict[Wanted, Found | str]
 
 
@@ -105,24 +110,68 @@ def _listen(
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        pickle.dump((root, share), process.stdin)
+        ask(root, share, process.stdin)
         process.stdin.close()
         for _ in share:
-            come.put(pickle.load(process.stdout))  # noqa: S301  # from the process that was started here
-    except (OSError, EOFError, pickle.UnpicklingError):
-        pass  # it has ended
+            come.put(_heard(share, process.stdout))
+    except (OSError, EOFError, LookupError, ValueError, TypeError):
+        pass  # it has ended, or came to its end in the middle of a word
     finally:
         come.put(None)
 
 
+class Said(TypedDict):
+    """The header of an answer."""
+
+    place: int  # of the batch
+    damaged: list[tuple[int, str]]  # place in the batch, message
+    bytes: int  # of the table that follows, of all that is sound
+
+
+def ask(root: Path, share: Mapping[int, Batch], to: IO[bytes]) -> None:
+    """Tell a process what to read."""
+    to.write(json.dumps({"store": str(root), "batches": list(share.items())}).encode())
+
+
+def _asked(told: bytes) -> tuple[Path, dict[int, Batch]]:
+    asked = json.loads(told)
+    share = {place: Batch(Data(*data), [Wanted(*one) for one in wanted]) for place, (data, wanted) in asked["batches"]}
+    return Path(asked["store"]), share
+
+
+def _say(place: int, batch: Batch, answers: Answers, to: IO[bytes]) -> None:
+    found = {wanted: one for wanted, one in answers.items() if not isinstance(one, str)}
+    table = scores.packed(found, batch.data.classes)
+    damaged = [(number, one) for number, wanted in enumerate(batch.wanted) if isinstance(one := answers[wanted], str)]
+    header = json.dumps(Said(place=place, damaged=damaged, bytes=len(table))).encode()
+    to.write(HEAD.pack(len(header)) + header)
+    to.write(table)
+    to.flush()
+
+
+def _heard(share: Mapping[int, Batch], said: IO[bytes]) -> tuple[int, Answers]:
+    """One answer, in the order in which it was asked for. Raises EOFError where there is none, or half of one."""
+    header: Said = json.loads(_whole(said, HEAD.unpack(_whole(said, HEAD.size))[0]))
+    batch = share[header["place"]]
+    answers: Answers = dict(scores.unpacked(_whole(said, header["bytes"]), batch.data.classes))
+    answers.update({batch.wanted[number]: message for number, message in header["damaged"]})
+    return header["place"], {wanted: answers[wanted] for wanted in batch.wanted}
+
+
+def _whole(said: IO[bytes], size: int) -> bytes:
+    found = said.read(size)
+    if len(found) < size:
+        raise EOFError
+    return found
+
+
 def serve(asked: IO[bytes], answers: IO[bytes]) -> None:
     """What such a process does: read all that it is told to read, answer batch by batch."""
-    root, share = pickle.load(asked)  # noqa: S301  # from the process that started this one
+    root, share = _asked(asked.read())
     reader = Reader(Store(root))
     with contextlib.suppress(BrokenPipeError):
         for place, batch in share.items():
-            pickle.dump((place, batch.read(reader)), answers, protocol=5)
-            answers.flush()
+            _say(place, batch, batch.read(reader), answers)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,28 @@ def _packed(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
         yield pyarrow.concat_tables(waiting).combine_chunks()
 
 
+def packed(found: Mapping[Wanted, Found], classes: int) -> bytes:
+    """Scores for another process: the same columns as in a file, as an Arrow stream."""
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, _schema(classes)) as writer:
+        for table in _tables(found, classes):
+            writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def unpacked(data: bytes, classes: int) -> dict[Wanted, Found]:
+    """What `packed` packed. Raises ValueError where that is damaged, or of another version."""
+    import pyarrow
+
+    with pyarrow.ipc.open_stream(data) as reader:
+        table = reader.read_all()
+    if not table.schema.equals(_schema(classes), check_metadata=True):
+        raise ValueError("another version")
+    return dict(_found(table, classes))
+
+
 def _tables(found: Mapping[Wanted, Found], classes: int) -> Iterator[pyarrow.Table]:
     import pyarrow
 
@@ -195,11 +217,13 @@ def _record(wanted: Wanted, found: Found, classes: int) -> dict[str, Any]:
     }
 
 
-def _found(table: pyarrow.Table, classes: int, stamps: Mapping[Wanted, bytes]) -> Iterator[tuple[Wanted, Found]]:
-    """What one part of a file holds of what is asked for. Raises ValueError where lengths do not fit."""
+def _found(
+    table: pyarrow.Table, classes: int, stamps: Mapping[Wanted, bytes] | None = None
+) -> Iterator[tuple[Wanted, Found]]:
+    """What a table holds; with `stamps`, of what is asked for alone. Raises ValueError where lengths do not fit."""
     columns = {name: table[name].to_pylist() for name in ("stamp", *NUMBERS, *CHOSEN, *ARRAYS)}
     for place, wanted in enumerate(_keys(table)):
-        if stamps.get(wanted) != columns["stamp"][place]:
+        if stamps is not None and stamps.get(wanted) != columns["stamp"][place]:
             continue
         one = {name: column[place] for name, column in columns.items()}
         stored_N = np.frombuffer(one["predicted"], _class_type(classes))
