@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from w2s.errors import SpecError
-from w2s.identity import Spec, nearest, validated
+from w2s.identity import Spec, identity, nearest, runtime, validated
 from w2s.sources.fetch import find_file, resolve
 from w2s.sources.spec import FileSource
 from w2s.supervision import (
@@ -33,9 +33,9 @@ from w2s.supervision import (
 
 WEAK, SAME, BELOW = "weak", "same", "below"
 WORDS = (WEAK, "truth", "majority", SAME, BELOW)  # mean something in `labels`, so no model there may be called so
-FIELDS = ("from", "combine", "weights", "transforms", "fresh")
-COMBINE = ("mean", "vote", "route")
-ERRORS = ("random", "class", "difficulty")
+Combine = Literal["mean", "vote", "route"]
+Errors = Literal["random", "class", "difficulty"]
+COMBINE, ERRORS = get_args(Combine), get_args(Errors)
 # What a transform is called in a sweep, and the field that a bare value after its name stands for.
 TRANSFORMS: Mapping[str, tuple[type[Spec], str | None]] = {
     "harden": (Harden, None),
@@ -50,6 +50,74 @@ TRANSFORMS: Mapping[str, tuple[type[Spec], str | None]] = {
 }
 EXAMPLES = {"temperature": "2", "knn": "relabel", "logistic": "relabel"}  # of values; elsewhere 0.5
 UNKNOWN = "0" * 64  # digest of a step that is not known yet
+
+
+# -- what may be written -----------------------------------------------------------------------------------------------
+# Checked below field by field, since names have to be looked up; `w2s fields` shows these.
+
+
+class Block(Spec):
+    """Where labels come from and what is done to them. A source alone, such as `labels: truth`, is its `from`."""
+
+    from_: Any = identity(
+        WEAK, alias="from", about="Whose labels: a supervisor, a list of them, truth, majority, a file, simulated ones."
+    )
+    combine: Combine = identity(
+        "mean",
+        about="Of a list: their mean; the class that most choose; for each example the surest supervisor's label.",
+    )
+    weights: tuple[float, ...] | None = identity(None, about="Of a mean, one for each, with sum 1; null: equal ones.")
+    transforms: tuple[Any, ...] = identity((), about="What is done to the labels, in this order.")
+    fresh: bool = identity(False, about="True: each link of a chain learns on a part of transfer of its own.")
+
+
+class StudentSource(Spec):
+    """A student of the pair's weak model as the supervisor: chains, and rounds of one model."""
+
+    student: str = identity(about="A model; same: the student's own; below: the next one before it (weak, if none is).")
+    method: str = identity(about="The method by which it learns.")
+
+
+class FileSourceOfLabels(Spec):
+    """Labels of people or of another program, from a file of rows with `example_id` or `text`, and `label` or `p`."""
+
+    file: str = runtime(
+        about="JSON lines, JSON, CSV, TSV or Parquet, relative to the YAML file; counts by its content."
+    )
+    sha256: str | None = identity(None, about="SHA-256 of the file; another content is refused.")
+    origin: str = identity("", about="What the origin of these labels is called; by default the file's name.")
+
+
+class SimulatedSource(Spec):
+    """Ground truth with as many errors, and the same confidences, as a supervisor's labels."""
+
+    simulated: Any = identity(about="The supervisor whose errors are moved to other examples.")
+    errors: Errors = identity(
+        "random", about="Errors fall on any example, between classes as often as its own, or on difficult examples."
+    )
+    by: Any = identity(None, about="For difficulty: the supervisor that says, by how unsure of the truth it is.")
+
+
+class Activations(Spec):
+    """Of what model the activations are that a transform goes by."""
+
+    model: str | None = identity(None, about="Whose activations, untuned; null: the student's own model.")
+    layer: int | float = identity(0.5, about="Of the so-many-th layer from below, or at a share of the layers.")
+    pooling: Literal["auto", "last", "mean"] = identity(
+        "auto", about="As `pooling` of models; auto: as the model's own."
+    )
+
+
+def names_in(written: type[Spec]) -> tuple[str, ...]:
+    """What its fields are called in a sweep."""
+    return tuple(field.alias or name for name, field in written.model_fields.items())
+
+
+FIELDS = names_in(Block)
+SOURCES = (StudentSource, FileSourceOfLabels, SimulatedSource)
+
+
+# -- what is meant -----------------------------------------------------------------------------------------------------
 
 
 class Ref(NamedTuple):
@@ -85,9 +153,9 @@ class Labelling(NamedTuple):
 
     source: Literal["supervisors", "file", "truth", "majority", "simulated"] = "supervisors"
     refs: tuple[Ref, ...] = (Ref(WEAK),)  # supervisors; of simulated labels the one they are like, then the judge
-    combine: Literal["mean", "vote", "route"] = "mean"
+    combine: Combine = "mean"
     weights: tuple[float, ...] | None = None
-    errors: Literal["random", "class", "difficulty"] = "random"
+    errors: Errors = "random"
     file: FileLabels | None = None
     transforms: tuple[AnyTransform | Like | Probed, ...] = ()
     fresh: bool = False
@@ -181,7 +249,7 @@ def _source(given: Any, where: str, known: _Names) -> Labelling:
             raise SpecError(problems)
         return Labelling(refs=tuple(refs))
     if isinstance(given, dict) and "file" in given:
-        _only(given, ("file", "sha256", "origin"), where)
+        _only(given, FileSourceOfLabels, where)
         sha256 = {"sha256": given["sha256"]} if "sha256" in given else {}
         source = validated(FileSource, {"file": given["file"], **sha256}, where)
         path = find_file(source.file, known.base, f"{where}.file")
@@ -197,7 +265,7 @@ def _source(given: Any, where: str, known: _Names) -> Labelling:
 
 
 def _simulated(given: dict[str, Any], where: str, known: _Names) -> Labelling:
-    _only(given, ("simulated", "errors", "by"), where)
+    _only(given, SimulatedSource, where)
     like, errors = _ref(given["simulated"], f"{where}.simulated", known), given.get("errors", "random")
     if errors not in ERRORS:
         raise SpecError(f"{where}.errors: no {errors!r}{nearest(str(errors), ERRORS)}")
@@ -224,7 +292,7 @@ def _ref(given: Any, where: str, known: _Names) -> Ref:
             f"{where}: expected weak, the name of a model, {{student: same, method: NAME}}, or outside of lists truth, "
             f"majority, {{file: PATH}} or {{simulated: weak}} (got {given!r})"
         )
-    _only(given, ("student", "method"), where)
+    _only(given, StudentSource, where)
     student, method = given["student"], given.get("method")
     problems = []
     if student not in (SAME, BELOW, *known.models):
@@ -237,7 +305,8 @@ def _ref(given: Any, where: str, known: _Names) -> Ref:
     return Ref(student, method)
 
 
-def _only(given: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
+def _only(given: dict[str, Any], written: type[Spec], where: str) -> None:
+    fields = names_in(written)
     problems = [f"{where}.{key}: unknown field{nearest(str(key), fields)}" for key in given if key not in fields]
     if problems:
         raise SpecError(problems)
@@ -292,7 +361,7 @@ def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransfo
 
 def _probed(made: type[Probing], name: str, given: dict[str, Any], where: str, known: _Names) -> Probed:
     """A transform by activations: whose, of which layer and how pooled stands beside its own fields."""
-    fields = {key: value for key, value in given.items() if key not in ("model", "layer", "pooling")}
+    fields = {key: value for key, value in given.items() if key not in Activations.model_fields}
     model, layer, pooling = given.get("model"), given.get("layer", 0.5), given.get("pooling", "auto")
     problems: list[str] = []
     if "features" in fields:

@@ -55,13 +55,8 @@ class SupervisorLabels(Spec):
 
     kind: Literal["supervisors"] = identity("supervisors")
     supervisors: tuple[Digest, ...] = identity(min_length=1)
-    combine: Literal["mean", "vote", "route"] = identity(
-        "mean",
-        about="mean: of probabilities; vote: the class that most choose; route: for each example the surest.",
-    )
-    weights: tuple[float, ...] | None = identity(
-        None, about="Of a mean, one for each supervisor, with sum 1; null: equal ones."
-    )
+    combine: Literal["mean", "vote", "route"] = identity("mean")
+    weights: tuple[float, ...] | None = identity(None)  # of a mean; None: equal ones
 
     @model_validator(mode="after")
     def _weights_fit(self) -> SupervisorLabels:
@@ -91,7 +86,7 @@ class FileLabels(Spec):
 
     kind: Literal["file"] = identity("file")
     source: FileSource = identity()
-    origin: str = identity(min_length=1, about="What the origin of these labels is called.")
+    origin: str = identity(min_length=1)
 
 
 class TruthLabels(Spec):
@@ -115,10 +110,7 @@ class SimulatedLabels(Spec):
 
     kind: Literal["simulated"] = identity("simulated")
     like: str = identity(pattern=DIGEST)
-    errors: Literal["random", "class", "difficulty"] = identity(
-        "random",
-        about="On any example; between classes as often as the supervisor's; or where a judge is unsure of the truth.",
-    )
+    errors: Literal["random", "class", "difficulty"] = identity("random")
     by: Digest | None = identity(None)
 
     @model_validator(mode="after")
