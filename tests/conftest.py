@@ -18,10 +18,11 @@ import world as worlds  # type: ignore[import-not-found]
 from fake_slurm import FakeSlurm  # type: ignore[import-not-found]
 
 from w2s.execute.local import Outcome
+from w2s.experiments import expand
 from w2s.plan import Node, Plan, build, is_done
 from w2s.spec import FeaturesSpec, MaterializeSpec
 from w2s.store import Store
-from w2s.sweep import expand, read_sweep
+from w2s.sweep import read_sweep
 
 YAML = """\
 question: Is it made up?

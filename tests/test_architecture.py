@@ -31,12 +31,14 @@ LAYERS = (
     {"models", "objectives", "supervision", "tasks"},
     {"spec"},
     {"labelling", "memory", "resources"},
-    {"misfits"},
+    {"misfits", "sweepfile"},
     {"chains", "pluginfiles"},
     {"cost", "sweep", "learn"},
+    {"experiments"},
     {"plan"},
-    {"outputs"},
+    {"inputs", "outputs"},
     {"generation", "solving"},
+    {"inference", "training"},
     {"estimate", "analyze", "execute", "steps"},
     {"cli"},
     {"__main__"},
@@ -45,7 +47,7 @@ LEARNING = {"tasks", "learn"}
 LEARNING_LIBRARIES = {"torch", "transformers", "accelerate", "deepspeed", "datasets", "peft", "safetensors", "gguf"}
 SLOW_LIBRARIES = {"numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "rich", "fire"}
 # Where the halves meet: steps calls the learning half, its worker runs steps, doctor asks torch for devices.
-BODIES = {"steps", "generation", "solving"}  # of steps
+BODIES = {"steps", "inputs", "training", "generation", "solving", "inference"}  # of steps, and what uses their models
 MEET = {*BODIES, "outputs", "cli.doctor", "execute.worker"}
 
 

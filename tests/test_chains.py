@@ -12,6 +12,7 @@ from w2s.chains import Chains, title_of
 from w2s.cost import kept_params
 from w2s.errors import SpecError
 from w2s.estimate import costs
+from w2s.experiments import expand
 from w2s.labelling import labelling_of
 from w2s.plan import build, write
 from w2s.spec import LabelsSpec, Made, TrainSpec, Truth, Weak
@@ -26,7 +27,7 @@ from w2s.supervision import (
     SupervisorLabels,
     TruthLabels,
 )
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 SIZES = {"weak_train": 8, "transfer": 8, "val": 4, "test": 8}
 MODELS = {name: {"use": "minilm", "layers": layers} for layers, name in enumerate("abcd", 1)}

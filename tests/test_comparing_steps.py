@@ -13,14 +13,15 @@ import pytest
 import torch
 from tiny_models import save_model  # type: ignore[import-not-found]
 
-from w2s import steps
+from w2s import inference, steps
 from w2s.analyze.report.examples import _readable
 from w2s.cli import describe, labelling
 from w2s.estimate import costs
+from w2s.experiments import expand
 from w2s.plan import build
 from w2s.spec import Engine, Frozen, LogConf, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
-from w2s.sweep import expand, read_sweep
+from w2s.sweep import read_sweep
 from w2s.tasks.registry import task_of
 
 SIZES = Sizes(weak_train=24, transfer=32, val=8, test=16)
@@ -123,7 +124,7 @@ def test_kept_weights_score_texts_as_the_step_did(grid, copied, capsys):
     kept = grid.student.model_copy(update={"keep_weights": True})
     steps.run_step(kept, copied)
     texts = [text for row in rows(copied, grid.data, "test.parquet") for text in row["texts"]]
-    classes, scores = steps.label(copied, kept.digest(), texts, batch_size=5)
+    classes, scores = inference.label(copied, kept.digest(), texts, batch_size=5)
     assert classes == ("score",)
     np.testing.assert_allclose(scores.reshape(-1, 2), logits_of(copied, kept, "test"), atol=1e-5)
     labelling.write(None, texts, classes, scores)

@@ -8,9 +8,10 @@ import pytest
 
 from w2s.cost import step_flops
 from w2s.estimate import ASSUMED_TOKENS, TOKENS_PER_WORD, Cost, costs, estimate
+from w2s.experiments import expand
 from w2s.plan import build
 from w2s.store import Store
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 DATA = {
     "name": "s",

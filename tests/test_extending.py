@@ -15,11 +15,12 @@ import world  # type: ignore[import-not-found]
 import w2s
 from w2s import pluginfiles, plugins, steps
 from w2s.errors import StepError
+from w2s.experiments import expand
 from w2s.plan import build
 from w2s.pluginfiles import OWN
 from w2s.spec import LabelsSpec, TrainSpec
 from w2s.store import Store
-from w2s.sweep import expand, read_sweep
+from w2s.sweep import read_sweep
 
 DOC = (Path(w2s.__file__).resolve().parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 from tiny_models import save_model  # type: ignore[import-not-found]
 
-from w2s import steps
+from w2s import inference, steps
 from w2s.analyze.reading import scores
 from w2s.analyze.reading.predictions import Found, Reader, Wanted
 from w2s.analyze.reading.scoring import score_texts
@@ -216,7 +216,7 @@ def test_what_users_are_shown(grid):
     assert "  prompt:\n    w" in shown
     assert "  target:\n    w20 w" in shown
     with pytest.raises(SpecError, match="generates text, and `w2s label` gives classes"):
-        steps.label(grid.store, grid.weak.digest(), ["w1 w2"])
+        inference.label(grid.store, grid.weak.digest(), ["w1 w2"])
 
 
 SWEEP: dict[str, Any] = {

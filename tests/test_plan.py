@@ -7,10 +7,11 @@ import json
 import pytest
 
 from w2s.errors import SpecError
+from w2s.experiments import expand
 from w2s.plan import build, finished, is_done, states, states_of, write
 from w2s.spec import FeaturesSpec, MaterializeSpec
 from w2s.store import Store
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 MODELS = {"a": "minilm@1", "b": "minilm@2", "c": "minilm@3"}
 BASE = {

@@ -10,9 +10,10 @@ import pytest
 
 from w2s import pluginfiles, plugins
 from w2s.errors import SpecError, StepError
+from w2s.experiments import expand
 from w2s.objectives import PluginLoss
 from w2s.plan import build, write
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 IDEAS = """\
 from __future__ import annotations

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tiny_models import save_model  # type: ignore[import-not-found]
 
-from w2s import steps
+from w2s import inference, steps
 from w2s.errors import StepError
 from w2s.learn import labels, logistic, probing
 from w2s.models import ModelSpec, Words
@@ -194,7 +194,7 @@ def test_kept_weights_label_other_texts(world, copied, of_words):
     spec = TrainSpec(model=model, keep_weights=True, **common)
     for needed in (*spec.features().values(), spec):
         assert steps.run_step(needed, copied) == "done"
-    classes, p = steps.label(copied, spec.digest(), table(copied, world.data, "test.parquet")["text"])
+    classes, p = inference.label(copied, spec.digest(), table(copied, world.data, "test.parquet")["text"])
     assert classes == ("0", "1")
     np.testing.assert_allclose(p, labels.probabilities(logits(copied, spec, "test")), atol=1e-4)
 
@@ -303,6 +303,6 @@ def test_of_pairs_each_text_gets_a_score(tmp_path):
     assert [steps.run_step(step, store) for step in (data, spec)] == ["done", "done"]
     assert metrics(store, spec)["test_accuracy"] == 1.0
     texts = [text for pair in table(store, data, "test.parquet")["texts"] for text in pair]
-    names, scores = steps.label(store, spec.digest(), texts)
+    names, scores = inference.label(store, spec.digest(), texts)
     assert names == ("score",)
     np.testing.assert_allclose(scores.reshape(-1, 2), logits(store, spec, "test"), atol=1e-5)

@@ -8,11 +8,12 @@ import pytest
 
 from w2s.errors import SpecError
 from w2s.estimate import costs
+from w2s.experiments import expand
 from w2s.plan import build
 from w2s.spec import FeaturesSpec, LabelsSpec, Made, Probe, Recipe, TrainSpec
 from w2s.store import Store
 from w2s.supervision import Knn, LogisticProbe, TopoFilter
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 SIZES = {"weak_train": 8, "transfer": 8, "val": 4, "test": 8}
 MODELS: dict[str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from w2s.errors import SpecError
+from w2s.experiments import expand
 from w2s.identity import validated
 from w2s.resources import (
     OURS,
@@ -21,7 +22,7 @@ from w2s.resources import (
     seconds_of,
 )  # fmt: skip
 from w2s.spec import Engine
-from w2s.sweep import expand, on_slurm, read_sweep, sweep_of
+from w2s.sweep import on_slurm, read_sweep, sweep_of
 
 TIME = "write minutes (90), hours '2:00:00' or days '1-12:00:00'"
 GPUS = "write a number above 0, or a type and a number such as a100:4"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_models import save_model  # type: ignore[import-not-found]
 
-from w2s import steps
+from w2s import inference, inputs, steps
 from w2s.errors import SpecError, StepError
 from w2s.spec import Engine, Frozen, LogConf, Lora, MaterializeSpec, Probe, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
@@ -296,14 +296,14 @@ def test_kept_weights_label_as_the_step_predicted(tune, grid, copied):
     assert steps.run_step(plain, copied) == "done"
     first = predictions(copied, plain)
     with pytest.raises(SpecError, match=r"weights of .* were not kept.*--keep_weights"):
-        steps.label(copied, plain.digest(), ["w1 w2"])
+        inference.label(copied, plain.digest(), ["w1 w2"])
     assert steps.run_step(kept, copied) == "done"  # the artifact is there, but without the weights
     assert predictions(copied, kept) == first
     assert steps.run_step(kept, copied) == "reused"
     assert steps.run_step(plain, copied) == "reused"
     assert copied.damage("train", kept.digest()) == []
     texts = table(copied, grid.data, "test.parquet")["text"].to_pylist()
-    classes, p_NC = steps.label(copied, kept.digest(), texts, batch_size=5)
+    classes, p_NC = inference.label(copied, kept.digest(), texts, batch_size=5)
     assert classes == ("0", "1")
     np.testing.assert_allclose(p_NC, softmax(logits_of(copied, kept, "test")), atol=1e-5)
     names = {p.name for p in (copied.path("train", kept.digest()) / "model").iterdir()}
@@ -312,7 +312,7 @@ def test_kept_weights_label_as_the_step_predicted(tune, grid, copied):
 
 def test_label_refuses_what_is_not_there(grid):
     with pytest.raises(SpecError, match="is not a finished train step"):
-        steps.label(grid.store, "0" * 64, ["w1"])
+        inference.label(grid.store, "0" * 64, ["w1"])
 
 
 def test_weights_that_are_added_leave_the_predictions_alone(grid, copied, tmp_path):
@@ -341,7 +341,7 @@ def test_label_refuses_weights_that_are_not_the_steps(grid, copied):
     del weights["head.weight"]
     safetensors.torch.save_file(weights, file)
     with pytest.raises(StepError, match=r"head\.weight"):
-        steps.label(copied, kept.digest(), ["w1 w2"])
+        inference.label(copied, kept.digest(), ["w1 w2"])
 
 
 # -- frozen layers from the cache -------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def test_cached_layers_are_the_same_step_with_the_same_numbers(tune, grid, copie
 
 
 def test_warm_keeps_what_was_used_last():
-    warm, made = steps.Warm(room=2), []
+    warm, made = inputs.Warm(room=2), []
 
     def make(key):
         made.append(key)

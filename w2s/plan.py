@@ -12,10 +12,12 @@ from typing import Any, Literal
 from w2s.chains import title_of, title_of_features
 from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
+from w2s.experiments import Experiment
 from w2s.pluginfiles import PluginFile
 from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
 from w2s.store import Overview, Store
-from w2s.sweep import Experiment, Selection, Sweep
+from w2s.sweep import Sweep
+from w2s.sweepfile import Selection
 
 State = Literal["done", "running", "queued", "failed", "blocked", "waiting"]
 

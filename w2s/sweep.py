@@ -1,4 +1,4 @@
-"""A sweep's YAML in, validated experiments out: pairs, methods and seeds expanded, recipes merged, sources resolved.
+"""A sweep as written in, a validated sweep out: tasks, models and sources looked up, recipes merged, pairs expanded.
 
 A recipe is built from four layers, the later one winning field by field: the defaults of `Recipe`, the sweep's
 `recipe`, the model's `recipe`, and for students the method's `recipe` and `loss`.
@@ -7,69 +7,32 @@ A recipe is built from four layers, the later one winning field by field: the de
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field
-
-from w2s import misfits, models, pluginfiles, resources
-from w2s.chains import Between, Chains, Supply, seeded
+from w2s import misfits, models, pluginfiles, resources, sweepfile
+from w2s.chains import Chains
 from w2s.errors import SpecError
-from w2s.identity import LISTED, Spec, identity, runtime, unique, validated
+from w2s.identity import unique, validated
 from w2s.labelling import labelling_of
 from w2s.misfits import Use
 from w2s.models import ModelSpec
-from w2s.pairs import Pairs, expanded
+from w2s.pairs import expanded
 from w2s.pluginfiles import Plugins
 from w2s.resources import Resources, Slurm
 from w2s.sources.fetch import find_file
-from w2s.spec import Engine, Loss, MaterializeSpec, Recipe, Sizes, TrainSpec, is_solved, solved_recipe
+from w2s.spec import Engine, Recipe, is_solved, solved_recipe
+from w2s.sweepfile import NAME, WRONG_NAME, SweepFile
 from w2s.tasks import registry
 from w2s.tasks.task import TaskSpec
-from w2s.yamlfile import parse_yaml, read_yaml
 
-WRONG_NAME = "a name may hold letters, digits and . _ @ + - only"
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")  # sweeps, models and methods name folders, files and columns
 # Weak models and ceilings follow these recipes too, and their loss is always xent.
 SHARED_LOSS = "the loss belongs to a method: `methods: {name: {loss: ...}}`"
 OWN_LOSS = "the loss of a method stands beside its recipe, not in it"
 MOVED = "precision"  # once a field of recipes
-Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations, the one whose predictions count
-
-
-class Method(Spec):
-    """How a student learns: the loss, what else of the recipe differs, from whom, soft or hard labels."""
-
-    loss: Loss = identity()
-    recipe: dict[str, Any] = identity({})
-    labels: Any = identity(None)  # see w2s.labelling; None: the pair's weak model
-    hard_labels: bool = identity(False)
-
-
-class SweepFile(Spec):
-    """A sweep as written, after `--set`; names of tasks and models not yet looked up."""
-
-    name: str = runtime()
-    question: str = runtime("")
-    plugins: tuple[str, ...] = runtime(())  # files of a user's own; what is used of them counts by its content
-    tasks: dict[str, str | dict[str, Any]] = identity(min_length=1)
-    sizes: Sizes = identity()
-    split_seed: int = identity(0, ge=0)
-    models: dict[str, str | dict[str, Any]] = identity(min_length=1)
-    pairs: Pairs = identity("all_upper")
-    methods: dict[str, Method] = identity(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = identity((0,), min_length=1)
-    selections: tuple[Selection, ...] = identity(("final",), min_length=1)
-    recipe: dict[str, Any] = identity({})
-    engine: Engine = runtime(Engine())
-    slurm: Slurm = runtime(Slurm())
-    keep_weights: bool = runtime(False)
 
 
 class Sweep(NamedTuple):
@@ -88,60 +51,10 @@ class Sweep(NamedTuple):
     plugins: Plugins = Plugins()
 
 
-class Digests(NamedTuple):
-    """The digests of a cell's steps.
-
-    `labels`: of the labels step that the student learned from, or of the train step where another than the weak model
-    supervised it; '' where it learned from the weak model's own predictions.
-    """
-
-    data: str
-    weak: str
-    student: str
-    ceiling: str
-    labels: str = ""
-
-
-class Experiment(NamedTuple):
-    """One (task, weak, student, method, seed) cell with the specs of its steps."""
-
-    task: str
-    weak: str
-    student: str
-    method: str
-    seed: int
-    data: MaterializeSpec
-    weak_step: TrainSpec
-    student_step: TrainSpec
-    ceiling_step: TrainSpec
-    digests: Digests
-    between: tuple[Between, ...] = ()  # other supervisors and labels that the student needs, parents first
-
-
 def read_sweep(path: Path, sets: Sequence[str] = ()) -> Sweep:
     """The sweep in a YAML file with `a.b=value` changes applied. Raises SpecError with every problem found."""
-    try:
-        data = read_yaml(Path(path))
-    except SpecError as error:
-        if os.path.exists(path):
-            raise
-        raise SpecError(f"{error}{_similar(Path(path))}") from None
-    if not isinstance(data, dict):
-        found = "an empty file" if data is None else "a list" if isinstance(data, list) else repr(data)[:80]
-        raise SpecError(f"{path}: expected a mapping with tasks, models and methods (got {found})")
-    data.setdefault("name", Path(path).stem)
-    return sweep_of(data, Path(path).resolve().parent, str(path), sets)
-
-
-def _similar(path: Path) -> str:
-    """' (did you mean X?)' for the YAML files in the same folder and in sweeps/ with the nearest name."""
-    there = [file for folder in (path.parent, Path("sweeps")) for file in sorted(folder.glob("*.y*ml"))]
-    stems = {file.stem for file in there}
-    close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.6)
-    found = [str(file) for file in there if file.stem in close] or [str(file) for file in there]
-    if not found or len(found) > LISTED:
-        return ""
-    return f" (did you mean {found[0]}?)" if close else f" (there are {', '.join(unique(found))})"
+    path = Path(path)
+    return sweep_of(sweepfile.read(path), path.resolve().parent, str(path), sets)
 
 
 def sweep_of(data: dict[str, Any], base: Path, where: str = "sweep", sets: Sequence[str] = ()) -> Sweep:
@@ -151,7 +64,7 @@ def sweep_of(data: dict[str, Any], base: Path, where: str = "sweep", sets: Seque
         plugins = _plugins(data, sets, base)
         losses = {*pluginfiles.OWN["loss"], *plugins.names("loss")}
         # Named before, so that sets can reach in; after, for new lists.
-        raw = _named(_with_sets(_named(data, problems, losses), sets), problems, losses)
+        raw = sweepfile.named(sweepfile.with_sets(sweepfile.named(data, problems, losses), sets), problems, losses)
         filled = pluginfiles.filled_in(raw, plugins, problems)
         try:
             file = validated(SweepFile, filled)
@@ -169,34 +82,11 @@ def _plugins(data: dict[str, Any], sets: Sequence[str], base: Path) -> Plugins:
     """The files that a sweep names, read before all else: the rest may name what is in them."""
     problems: list[str] = []
     own = [change for change in sets if change.partition("=")[0].strip().partition(".")[0] == "plugins"]
-    given = _with_sets({"plugins": data.get("plugins", [])}, own)["plugins"]
+    given = sweepfile.with_sets({"plugins": data.get("plugins", [])}, own)["plugins"]
     plugins = pluginfiles.read(given, base, problems)
     if problems:  # whatever else is wrong may only follow from these
         raise SpecError(problems)
     return plugins
-
-
-def _named(data: dict[str, Any], problems: list[str], losses: Collection[str]) -> dict[str, Any]:
-    """Lists of tasks, models and methods as mappings from their names; what has no name of its own is a problem."""
-    named = dict(data)
-    for key in ("tasks", "models", "methods"):
-        entries = data.get(key)
-        if not isinstance(entries, list):
-            continue
-        named[key] = {}
-        for index, entry in enumerate(entries):
-            given = entry.get("name") if isinstance(entry, dict) else entry
-            if not isinstance(given, str):
-                problems.append(f"{key}[{index}]: an entry of a list needs a name (got {entry!r})")
-            elif given in named[key]:
-                problems.append(f"{key}[{index}]: the name {given!r} is given twice; give one of them another name")
-            else:
-                whole = not isinstance(entry, dict)
-                named[key][given] = entry if whole else {k: v for k, v in entry.items() if k != "name"}
-    methods = named.get("methods")
-    if isinstance(methods, dict):  # `xent: {}` and `[xent]` are short for the loss of that name at its defaults
-        named["methods"] = {name: _method(name, entry, losses) for name, entry in methods.items()}
-    return named
 
 
 def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
@@ -223,45 +113,6 @@ def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
     with contextlib.suppress(SpecError):  # an engine that is none says so itself
         problems += misfits.of_engine(validated(Engine, raw.get("engine", {})))
     return problems
-
-
-def _method(name: str, entry: Any, losses: Collection[str]) -> Any:
-    if isinstance(entry, str) or entry is None:
-        return {"loss": {"name": entry or name}}
-    if isinstance(entry, dict) and "loss" not in entry:
-        # A method that is about labels may be called as it likes.
-        return {**entry, "loss": {"name": "xent" if "labels" in entry and name not in losses else name}}
-    if isinstance(entry, dict) and isinstance(entry["loss"], str):
-        return {**entry, "loss": {"name": entry["loss"]}}
-    return entry
-
-
-def _with_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
-    """`data` with each `path.to.field=value` applied in turn; values are YAML."""
-    for change in sets:
-        path, equals, text = change.partition("=")
-        if not equals or not path.strip():
-            raise SpecError(f"--set {change}: expected path=value, such as recipe.lr=1e-5")
-        value = parse_yaml(text, f"--set {change}")
-        data = _set(data, path.strip().split("."), value, f"--set {change}")
-    return data
-
-
-def _set(data: Any, path: list[str], value: Any, where: str) -> Any:
-    if not path:
-        return value
-    head, rest = path[0], path[1:]
-    if isinstance(data, list):
-        if not head.isdigit() or int(head) >= len(data):
-            raise SpecError(f"{where}: no entry {head!r} in a list of {len(data)}")
-        return [_set(item, rest, value, where) if i == int(head) else item for i, item in enumerate(data)]
-    if not isinstance(data, dict):  # a model or task written as a bare name gets room for a field
-        data = {} if data is None else {"use": data}
-    for dots in range(len(path), 1, -1):  # a name may hold dots itself, such as pythia-1.4b
-        if ".".join(path[:dots]) in data:
-            head, rest = ".".join(path[:dots]), path[dots:]
-            break
-    return {**data, head: _set(data.get(head), rest, value, where)}
 
 
 def _collect(problems: list[str], make: Callable[..., Any], *args: Any) -> Any:
@@ -431,33 +282,3 @@ def _uses(
         if recipe is not None and (model, method) in students:
             uses.append(Use(model, method, specs[model], recipe))
     return uses
-
-
-def expand(sweep: Sweep) -> list[Experiment]:
-    """Every cell of the sweep, in the order of the file: tasks, pairs, seeds, methods."""
-    file = sweep.file
-    experiments: list[Experiment] = []
-    for task_name, task in sweep.tasks.items():
-        data = MaterializeSpec(task=task, sizes=file.sizes, split_seed=file.split_seed)
-        data_digest = data.digest()
-
-        @functools.cache  # one object for all cells that share the step, so that its digest is computed once
-        def on_truth(model: str, seed: int, split: Any, data_digest: str = data_digest) -> tuple[TrainSpec, str]:
-            step = TrainSpec(
-                data=data_digest, split=split, model=sweep.models[model], recipe=sweep.recipes[model], seed=seed,
-                engine=sweep.engines[model], keep_weights=file.keep_weights,
-            )  # fmt: skip
-            step = seeded(step, seed)
-            return step, step.digest()
-
-        supply = Supply(task_name, data_digest, sweep.chains, sweep.student_recipes, on_truth)
-        for weak, student in sweep.pairs:
-            for seed in file.seeds:
-                weak_step, supervisor = on_truth(weak, seed, "weak_train")
-                ceiling_step, ceiling = on_truth(student, seed, "transfer")
-                for method in file.methods:
-                    link = supply.student(weak, student, method, seed)
-                    digests = Digests(data_digest, supervisor, link.digest, ceiling, link.labels)
-                    cell = (task_name, weak, student, method, seed, data, weak_step, link.step, ceiling_step)
-                    experiments.append(Experiment(*cell, digests, link.between))
-    return experiments

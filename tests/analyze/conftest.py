@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s import plan as plans
+from w2s.experiments import expand
 from w2s.plan import Node, Plan
 from w2s.randomness import stream_seed
 from w2s.spec import LabelsSpec, TrainSpec, Weak
 from w2s.store import Store
-from w2s.sweep import expand, sweep_of
+from w2s.sweep import sweep_of
 
 FLOATS = pa.list_(pa.float32())
 SIZES = {"weak_train": 40, "transfer": 40, "val": 10, "test": 200}

@@ -12,12 +12,13 @@ import pytest
 from tiny_models import save_model  # type: ignore[import-not-found]
 
 from w2s.cli import catalogue
+from w2s.experiments import expand
 from w2s.models import Weights, converted
 from w2s.plan import build
 from w2s.sources import archive
 from w2s.sources.cache import cache_dir
 from w2s.spec import MaterializeSpec, Sizes
-from w2s.sweep import expand, read_sweep
+from w2s.sweep import read_sweep
 from w2s.tasks.registry import builtin
 
 YAML = """\
@@ -119,7 +120,7 @@ def test_prefetch_converts_gguf_weights_once(sweep, monkeypatch):
 
     gguf = {"weak": "model.gguf"}
     monkeypatch.setattr("w2s.models.weights", lambda model: Weights(cache_dir(), gguf.get(model.name), None))
-    monkeypatch.setattr("w2s.steps.prepare", prepare)
+    monkeypatch.setattr("w2s.inputs.prepare", prepare)
     for _ in range(2):
         assert catalogue.prefetch(sweep, lambda line: None) == []
     assert prepared == ["weak"]

@@ -361,7 +361,7 @@ def test_label_writes_a_line_per_text(ask, lab, sweep, tmp_path, monkeypatch):
         assert (store.root, digest, texts) == (lab.store.root, node.digest, ["one", "two"])
         return ("neg", "pos"), np.array([[0.75, 0.25], [0.0, 1.0]])
 
-    monkeypatch.setattr("w2s.steps.label", label)
+    monkeypatch.setattr("w2s.inference.label", label)
     words = ("label", node.digest[:8], tmp_path / "texts.txt", "--results", lab.results)
     code, out, err = ask(*words)
     assert (code, err) == (0, "")

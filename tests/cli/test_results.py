@@ -160,7 +160,8 @@ def test_watching_shows_again_what_has_changed_and_ends_when_nothing_is_to_come(
     """Negative control: a look at which nothing has changed shows nothing."""
     more = another(lab, "more", seeds=("seeds: [0, 1]", "seeds: [2]"))
     from w2s import plan as plans
-    from w2s.sweep import expand, read_sweep
+    from w2s.experiments import expand
+    from w2s.sweep import read_sweep
 
     sweep = read_sweep(more)
     planned = plans.build(sweep, expand(sweep))

@@ -19,10 +19,11 @@ from w2s.execute import jobs, line
 from w2s.execute.display import Display
 from w2s.execute.schedule import Schedule
 from w2s.execute.slots import Slot
+from w2s.experiments import expand
 from w2s.plan import build
 from w2s.spec import Engine
 from w2s.stopping import Asked
-from w2s.sweep import expand, read_sweep
+from w2s.sweep import read_sweep
 
 HERE = Path(__file__).parent
 HOST = socket.gethostname()

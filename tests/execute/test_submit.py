@@ -9,8 +9,9 @@ import pytest
 
 from w2s.errors import MachineError, SpecError
 from w2s.execute import cluster, jobs, submit
+from w2s.experiments import expand
 from w2s.plan import build
-from w2s.sweep import expand, on_slurm, read_sweep
+from w2s.sweep import on_slurm, read_sweep
 
 HOSTILE = 'a\'; echo b ü 100%a $(x) "q"'
 SCRIPT = '#!/bin/bash\n#SBATCH --account=x\nexec "$@"\n'

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from w2s.analyze.reading.metrics import Ints
-from w2s.sweep import Selection
+from w2s.sweepfile import Selection
 
 SELECTIONS: tuple[str, ...] = typing.get_args(Selection)
 DIAGNOSTIC = "diagnostic: chosen on test"
