@@ -29,30 +29,51 @@ Selection = Literal["final", "weak_val", "oracle"]  # of a student's evaluations
 class Method(Spec):
     """How a student learns: the loss, what else of the recipe differs, from whom, soft or hard labels."""
 
-    loss: Loss = identity()
-    recipe: dict[str, Any] = identity({})
-    labels: Any = identity(None)  # see w2s.labelling; None: the pair's weak model
-    hard_labels: bool = identity(False)
+    loss: Loss = identity(about="The loss by name, or a mapping of its name and numbers.")
+    recipe: dict[str, Any] = identity({}, about="What is otherwise than in the recipe of the student's model.")
+    labels: Any = identity(None, about="Where labels come from and what is done to them; null: the pair's weak model.")
+    hard_labels: bool = identity(False, about="True: the most probable class of each label, with probability 1.")
 
 
 class SweepFile(Spec):
     """A sweep as written, after `--set`; names of tasks and models not yet looked up."""
 
-    name: str = runtime()
-    question: str = runtime("")
-    plugins: tuple[str, ...] = runtime(())  # files of a user's own; what is used of them counts by its content
-    tasks: dict[str, str | dict[str, Any]] = identity(min_length=1)
-    sizes: Sizes = identity()
-    split_seed: int = identity(0, ge=0)
-    models: dict[str, str | dict[str, Any]] = identity(min_length=1)
-    pairs: Pairs = identity("all_upper")
-    methods: dict[str, Method] = identity(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = identity((0,), min_length=1)
-    selections: tuple[Selection, ...] = identity(("final",), min_length=1)
-    recipe: dict[str, Any] = identity({})
-    engine: Engine = runtime(Engine())
-    slurm: Slurm = runtime(Slurm())
-    keep_weights: bool = runtime(False)
+    name: str = runtime(about="Names the folder of its results.")
+    question: str = runtime("", about="What is asked, for the report.")
+    plugins: tuple[str, ...] = runtime(
+        (), about="Python files of your own with losses, label transforms, tasks and models; see docs/extending.md."
+    )
+    tasks: dict[str, str | dict[str, Any]] = identity(
+        min_length=1, about="Tasks, as a list of names or by names of one's own."
+    )
+    sizes: Sizes = identity(about="Examples of each split.")
+    split_seed: int = identity(
+        0, ge=0, about="Seed by which examples are dealt to splits, the same for all seeds of trainings."
+    )
+    models: dict[str, str | dict[str, Any]] = identity(
+        min_length=1, about="Models, weakest first, as a list of names or by names of one's own."
+    )
+    pairs: Pairs = identity(
+        "all_upper",
+        about="Who supervises whom; all_upper: each model every later one.",
+    )
+    methods: dict[str, Method] = identity(
+        min_length=1, about="How students learn, as a list of losses or by names of one's own."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = identity(
+        (0,), min_length=1, about="Seeds of heads, batches and whatever else is drawn."
+    )
+    selections: tuple[Selection, ...] = identity(
+        ("final",),
+        min_length=1,
+        about="Which evaluation counts: the last, the nearest to its labels on val, the best on test (a diagnostic).",
+    )
+    recipe: dict[str, Any] = identity(
+        {}, about="How all models are trained, unless a model or a method says otherwise."
+    )
+    engine: Engine = runtime(Engine(), about="Where and how steps run.")
+    slurm: Slurm = runtime(Slurm(), about="What jobs ask SLURM for.")
+    keep_weights: bool = runtime(False, about="True: trained weights are kept, for `w2s label`.")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -108,8 +129,10 @@ def _method(name: str, entry: Any, losses: Collection[str]) -> Any:
     if isinstance(entry, str) or entry is None:
         return {"loss": {"name": entry or name}}
     if isinstance(entry, dict) and "loss" not in entry:
-        # A method that is about labels may be called as it likes.
-        return {**entry, "loss": {"name": "xent" if "labels" in entry and name not in losses else name}}
+        # A method that is about labels, or that minimizes nothing, may be called as it likes.
+        tune = entry["recipe"].get("tune") if isinstance(entry.get("recipe"), dict) else None
+        free = "labels" in entry or (isinstance(tune, dict) and tune.get("kind") == "prompt")
+        return {**entry, "loss": {"name": "xent" if free and name not in losses else name}}
     if isinstance(entry, dict) and isinstance(entry["loss"], str):
         return {**entry, "loss": {"name": entry["loss"]}}
     return entry
