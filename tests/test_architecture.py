@@ -29,6 +29,7 @@ LAYERS = (
     {"plugins"},
     {"randomness", "sources", "pairs"},
     {"models", "objectives", "supervision", "tasks"},
+    {"prompts"},
     {"spec"},
     {"labelling", "memory", "resources"},
     {"misfits", "sweepfile"},

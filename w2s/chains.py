@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from w2s.errors import SpecError
 from w2s.identity import unique
 from w2s.labelling import BELOW, SAME, WEAK, Labelling, Like, Probed, Ref
-from w2s.spec import AnyStep, FeaturesSpec, Recipe, Split, TrainSpec
+from w2s.spec import AnyStep, FeaturesSpec, Recipe, Split, TrainSpec, reads_no_labels
 from w2s.supervision import (
     AnyTransform,
     Harden,
@@ -27,6 +27,7 @@ from w2s.supervision import (
     Subsample,
     SupervisorLabels,
     TruthLabels,
+    Unread,
     Weak,
     draws,
 )
@@ -163,8 +164,12 @@ class Supply:
             if part is None and labelling.fresh:
                 links = self.chains.depth(weak, student, method)
                 part = (links - 1, links) if links > 1 else None
-            labels, origin, between = self._labels(weak, student, labelling, seed, part)
-            changes = {"labels": labels, "recipe": self.recipes[student, method]}
+            recipe = self.recipes[student, method]
+            labels: Labels = Unread()
+            origin, between = "", dict[str, Between]()
+            if not reads_no_labels(recipe):
+                labels, origin, between = self._labels(weak, student, labelling, seed, part)
+            changes = {"labels": labels, "recipe": recipe}
             step = seeded(self.on_truth(student, seed, "transfer")[0].model_copy(update=changes), seed)
             self._links[key] = Link(step, step.digest(), origin, tuple(between.values()))
         return self._links[key]
@@ -243,7 +248,14 @@ class Supply:
 
 
 def seeded(step: TrainSpec, seed: int) -> TrainSpec:
-    """The step with this seed, and 0 where nothing is drawn at random, so that seeds share it."""
+    """The step with this seed, and 0 where nothing is drawn at random, so that seeds share it.
+
+    A prompt without examples learns from nobody, and so all roles share it.
+    """
+    if reads_no_labels(step.recipe):
+        return step.model_copy(update={"seed": 0, "labels": Unread(), "split": "transfer"})
+    if step.prompted and isinstance(step.labels, Weak) and step.labels.hard:  # a prompt shows classes in any case
+        step = step.model_copy(update={"labels": Weak(supervisor=step.labels.supervisor)})
     seed = 0 if step.solved else seed
     return step if step.seed == seed else step.model_copy(update={"seed": seed})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from w2s.spec import FeaturesSpec, Frozen, Probe, TrainSpec
+from w2s.spec import FeaturesSpec, Frozen, Probe, Prompt, TrainSpec
 
 
 def kept_params(step: TrainSpec | FeaturesSpec) -> int | None:
@@ -18,7 +18,7 @@ def kept_params(step: TrainSpec | FeaturesSpec) -> int | None:
 def frozen_fraction(step: TrainSpec) -> float:
     """The share of the layers, counted from below, that no gradient goes through."""
     tune, kept = step.recipe.tune, step.model.layers or step.model.depth
-    if isinstance(tune, Probe):
+    if isinstance(tune, (Probe, Prompt)):
         return 1.0
     if isinstance(tune, Frozen) and kept:
         return min(1.0, tune.layers / kept)

@@ -91,7 +91,7 @@ def lacks_weights(spec: AnyStep, manifest: Mapping[str, Any]) -> bool:
 
 
 def _keeps_weights(spec: AnyStep) -> bool:
-    return isinstance(spec, TrainSpec) and spec.keep_weights
+    return isinstance(spec, TrainSpec) and spec.keep_weights and not spec.prompted  # which has none
 
 
 def finished(plan: Plan, store: Store, overview: Overview | None = None) -> set[str]:

@@ -13,10 +13,12 @@ from w2s.models import ModelSpec
 from w2s.objectives import LogConf as LogConf  # recipes name their losses, and so does who imports this
 from w2s.objectives import Loss as Loss
 from w2s.objectives import Xent as Xent
-from w2s.supervision import Labels as Labels  # as with losses
+from w2s.prompts import Prompt as Prompt  # as with losses
+from w2s.supervision import Labels as Labels
 from w2s.supervision import LabelsSpec as LabelsSpec
 from w2s.supervision import Made as Made
 from w2s.supervision import Truth as Truth
+from w2s.supervision import Unread as Unread
 from w2s.supervision import Weak as Weak
 from w2s.tasks.task import TaskSpec
 
@@ -84,7 +86,7 @@ class Probe(Spec):
         return self
 
 
-Tune = Annotated[Full | Frozen | Lora | Probe, Field(discriminator="kind")]
+Tune = Annotated[Full | Frozen | Lora | Probe | Prompt, Field(discriminator="kind")]
 
 
 class Recipe(Spec):
@@ -317,8 +319,10 @@ class TrainSpec(Spec):
     def parents(self) -> tuple[str, ...]:
         """Digests of the steps whose artifacts this one reads."""
         labels: tuple[str, ...] = ()
-        if not isinstance(self.labels, Truth):
-            labels = (self.labels.supervisor if isinstance(self.labels, Weak) else self.labels.labels,)
+        if isinstance(self.labels, Weak):
+            labels = (self.labels.supervisor,)
+        elif isinstance(self.labels, Made):
+            labels = (self.labels.labels,)
         begun = () if self.solved else tuple(start.step for start in self.start)  # a solver sees features only
         return (self.data, *labels, *(spec.digest() for spec in self.features().values()), *begun)
 
@@ -331,6 +335,11 @@ class TrainSpec(Spec):
     def solved(self) -> bool:
         """True where it is one convex problem, for which no model has to be loaded."""
         return self.model.words is not None or is_solved(self.recipe)
+
+    @property
+    def prompted(self) -> bool:
+        """True where no weight is trained, and classes are words that follow a prompt."""
+        return isinstance(self.recipe.tune, Prompt)
 
     def features(self) -> dict[Split, FeaturesSpec]:
         """By split, the cached hidden states that training starts from; empty where nothing frozen is cached.
@@ -389,6 +398,16 @@ def solved_recipe(recipe: Recipe) -> Recipe:
     """What of a recipe counts where a solver finds the head; so recipes that differ in the rest share a step."""
     l2 = recipe.tune.l2 if isinstance(recipe.tune, Probe) else None
     return Recipe(loss=recipe.loss, tune=Probe(solver="logistic", l2=l2), eval_every=recipe.eval_every)
+
+
+def prompted_recipe(recipe: Recipe) -> Recipe:
+    """What of a recipe counts where nothing is trained but a prompt is written; its predictions are one evaluation."""
+    return Recipe(loss=recipe.loss, tune=recipe.tune, eval_every=None if recipe.eval_every is None else 1)
+
+
+def reads_no_labels(recipe: Recipe) -> bool:
+    """True for a prompt without examples."""
+    return isinstance(recipe.tune, Prompt) and recipe.tune.shots == 0
 
 
 def language_recipe(recipe: Recipe) -> Recipe:

@@ -43,7 +43,13 @@ class Made(Spec):
     labels: str = identity(pattern=DIGEST)  # digest of the labels step
 
 
-Labels = Annotated[Truth | Weak | Made, Field(discriminator="kind")]
+class Unread(Spec):
+    """No label is read: nothing is learned, as by a prompt without examples."""
+
+    kind: Literal["none"] = identity("none")
+
+
+Labels = Annotated[Truth | Weak | Made | Unread, Field(discriminator="kind")]
 
 
 # -- where labels come from --------------------------------------------------------------------------------------------

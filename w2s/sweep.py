@@ -24,7 +24,7 @@ from w2s.pairs import expanded
 from w2s.pluginfiles import Plugins
 from w2s.resources import Resources, Slurm
 from w2s.sources.fetch import find_file
-from w2s.spec import Engine, Recipe, is_solved, solved_recipe
+from w2s.spec import Engine, Prompt, Recipe, is_solved, prompted_recipe, solved_recipe
 from w2s.sweepfile import NAME, WRONG_NAME, SweepFile
 from w2s.tasks import registry
 from w2s.tasks.task import TaskSpec
@@ -264,7 +264,9 @@ def _recipe(*parts: Any) -> Recipe | None:
 
 
 def _solved(model: ModelSpec | None, recipe: Recipe | None) -> Recipe | None:
-    """The recipe, without what does not count where a solver finds the head."""
+    """The recipe, without what does not count where a solver finds the head, or nothing is trained."""
+    if recipe is not None and isinstance(recipe.tune, Prompt):
+        return prompted_recipe(recipe)
     if recipe is None or not ((model is not None and model.words is not None) or is_solved(recipe)):
         return recipe
     return solved_recipe(recipe)

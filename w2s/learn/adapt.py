@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from w2s.compiling import compiler_missing
 from w2s.errors import StepError
 from w2s.randomness import stream_seed
-from w2s.spec import Engine, Frozen, Lora, Probe, Recipe
+from w2s.spec import Engine, Frozen, Lora, Probe, Prompt, Recipe
 
 EMBEDDING_NAMES = ("emb", "wte", "wpe")  # in parameter names outside the layers: token, position and type embeddings
 # Both hand weight and bias to one matrix product, so autocast rounds both; a subclass may do otherwise.
@@ -35,7 +35,7 @@ def layers_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
 def tune(module: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
     """Freeze what the recipe does not train, and add its adapters. Raises StepError where there is no such part."""
     how = recipe.tune
-    if isinstance(how, Probe):
+    if isinstance(how, (Probe, Prompt)):
         module.requires_grad_(False)
     elif isinstance(how, Frozen):
         freeze(module, how, name)
