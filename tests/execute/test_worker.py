@@ -12,9 +12,10 @@ from fake_lab import BODY, alive, step_spec, until  # type: ignore[import-not-fo
 
 from w2s.disk import disk_errors
 from w2s.errors import MachineError, SpecError, StepError
+from w2s.execute.failure import Failure, explain
 from w2s.execute.process import WorkerProcess, end_all, how_it_ended
 from w2s.execute.slots import Slot
-from w2s.execute.worker import Failure, Reporter, engine_of, explain
+from w2s.execute.worker import Reporter, engine_of
 from w2s.memory import advice
 from w2s.spec import Engine
 

@@ -20,7 +20,8 @@ from w2s.execute.process import GRACE_S, STOP_GRACE_S, WorkerProcess, end_all, w
 from w2s.execute.schedule import Idle, Schedule, warmth
 from w2s.execute.slots import Launcher, Slot, machine_slots
 from w2s.execute.srun import SrunGroup
-from w2s.execute.worker import BODY, log_path
+from w2s.execute.steplog import log_path
+from w2s.execute.worker import BODY
 from w2s.plan import Node, Plan, is_done
 from w2s.spec import Engine
 from w2s.stopping import EXIT_CODE, Asked, as_interrupts

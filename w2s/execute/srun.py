@@ -22,8 +22,8 @@ from typing import Any
 from w2s.errors import MachineError
 from w2s.execute import process
 from w2s.execute.group import REAP_S, Rank, RankGroup
+from w2s.execute.parent import ADDRESSES, SECRET, keep_alive
 from w2s.execute.process import kill_session, python
-from w2s.execute.worker import ADDRESSES, SECRET, keep_alive
 
 ASK_S = 20.0  # scontrol may take so long
 END_S = 10.0  # srun may take so long to end a step that it was told to end
