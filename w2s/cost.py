@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from w2s.spec import FeaturesSpec, Frozen, Probe, Prompt, TrainSpec
+from w2s.spec import FeaturesSpec, Frozen, LanguageSpec, Probe, Prompt, TrainSpec
 
 
-def kept_params(step: TrainSpec | FeaturesSpec) -> int | None:
+def kept_params(step: TrainSpec | FeaturesSpec | LanguageSpec) -> int | None:
     """Parameters of the model as used (truncation counted evenly by layers); None where the size is not known."""
     model = step.model
     if model.params is None:
@@ -15,7 +15,7 @@ def kept_params(step: TrainSpec | FeaturesSpec) -> int | None:
     return round(model.params * min(model.layers, model.depth) / model.depth)
 
 
-def frozen_fraction(step: TrainSpec) -> float:
+def frozen_fraction(step: TrainSpec | LanguageSpec) -> float:
     """The share of the layers, counted from below, that no gradient goes through."""
     tune, kept = step.recipe.tune, step.model.layers or step.model.depth
     if isinstance(tune, (Probe, Prompt)):
@@ -25,7 +25,9 @@ def frozen_fraction(step: TrainSpec) -> float:
     return 0.0
 
 
-def step_flops(step: TrainSpec | FeaturesSpec, trained_tokens: float, predicted_tokens: float) -> float | None:
+def step_flops(
+    step: TrainSpec | FeaturesSpec | LanguageSpec, trained_tokens: float, predicted_tokens: float
+) -> float | None:
     """FLOPs of training and predicting on so many tokens; None where the model's size is not known.
 
     2 per parameter and token forward, 4 more backward where layers are trained; layers replayed from a cache cost
@@ -36,8 +38,8 @@ def step_flops(step: TrainSpec | FeaturesSpec, trained_tokens: float, predicted_
         return None
     if isinstance(step, FeaturesSpec):
         return 2.0 * params * predicted_tokens
-    if step.solved:
+    if isinstance(step, TrainSpec) and step.solved:
         return 0.0  # the features are a step of their own, and the solver is nothing beside them
     frozen = frozen_fraction(step)
-    computed = 1.0 - frozen if step.features() else 1.0
+    computed = 1.0 - frozen if isinstance(step, TrainSpec) and step.features() else 1.0
     return params * (2 * computed * (trained_tokens + predicted_tokens) + 4 * (1.0 - frozen) * trained_tokens)

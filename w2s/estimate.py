@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from w2s.cost import step_flops
 from w2s.plan import Node, Plan, finished
-from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, LabelsSpec, Made, MaterializeSpec, TrainSpec
+from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, LabelsSpec, LanguageSpec, Made, MaterializeSpec, TrainSpec
 from w2s.store import Store
 
 TOKENS_PER_WORD = 1.35  # of English text under the tokenizers of the registry; used until a manifest says better
@@ -88,6 +88,9 @@ def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rat
     tokens_each = texts * min(tokens_of_text, float(spec.model.max_length))
     if isinstance(spec, FeaturesSpec):
         trained, predicted = 0.0, getattr(data.sizes, spec.split) * tokens_each
+    elif isinstance(spec, LanguageSpec):
+        trained = sum(getattr(data.sizes, split) for split in spec.splits) * spec.recipe.epochs * tokens_each
+        predicted = 2 * data.sizes.val * tokens_each
     else:
         examples = round(getattr(data.sizes, spec.split) * _share(spec, plan))
         trained = examples * spec.recipe.epochs * tokens_each
@@ -125,7 +128,10 @@ def _words_each(data: str, store: Store) -> float | None:
 def _rates(store: Store) -> dict[str, float]:
     """Seconds per FLOP by model name and under 'any model'; seconds per step, by kind, where no model is used."""
     seen: dict[str, list[float]] = {}
-    some = (itertools.islice(store.artifacts(kind), SEEN_MANIFESTS) for kind in (*MODELLESS, "features", "train"))
+    some = (
+        itertools.islice(store.artifacts(kind), SEEN_MANIFESTS)
+        for kind in (*MODELLESS, "features", "language", "train")
+    )
     for kind, digest in itertools.chain.from_iterable(some):
         manifest = store.manifest(kind, digest)
         if manifest is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2s import inputs, plugins
+from w2s import inputs, plugins, prompting
 from w2s.errors import SpecError, StepError
 from w2s.identity import validated
 from w2s.spec import Engine, Probe, Recipe, TrainSpec
@@ -33,13 +33,13 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
     manifest = store.manifest("train", digest)
     if manifest is None:
         raise SpecError(f"digest: {digest[:12]} is not a finished train step in {store.root}; `w2s status` lists them")
+    spec = validated(TrainSpec, manifest["spec"])
     weights = store.path("train", digest) / "model" / "trained.safetensors"
-    if not weights.exists():
+    if not weights.exists() and not spec.prompted:
         raise SpecError(
             f"digest: the weights of {digest[:12]} were not kept. Run its sweep once more with --keep_weights: only "
             "steps without weights are trained again, and their numbers stay the same"
         )
-    spec = validated(TrainSpec, manifest["spec"])
     task = inputs.task_of(store, spec.data).task
     if task.kind == "generate":
         raise SpecError(f"digest: {digest[:12]} generates text, and `w2s label` gives classes and scores only; its "
@@ -48,9 +48,11 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
     alone = Engine(device=spec.engine.device, mixed_precision=spec.engine.mixed_precision)
     spec = spec.model_copy(update={"engine": alone})
     plugins.load(spec, inputs.plugins_folder(store))
+    if spec.prompted:
+        return task.class_names, prompting.label(spec, task, store, digest, texts, batch_size)
     if spec.solved:
-        return _labelled_by_solution(spec, task, weights.parent, texts, batch_size)
-    base = inputs.base(spec)
+        return _labelled_by_solution(spec, task, store, weights.parent, texts, batch_size)
+    base = inputs.base(spec, store)
     model = models.build(base, task.n_outputs, spec.recipe, spec.seed, alone)
     trained = safetensors.torch.load_file(weights)
     odd = set(trained) ^ {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -66,7 +68,7 @@ def label(store: Store, digest: str, texts: list[str], batch_size: int = 64) -> 
 
 
 def _labelled_by_solution(
-    spec: TrainSpec, task: TaskSpec, folder: Path, texts: list[str], batch_size: int
+    spec: TrainSpec, task: TaskSpec, store: Store, folder: Path, texts: list[str], batch_size: int
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """`label`, by a map of counts of words or of pooled features."""
     from w2s.learn import accelerator as accelerators
@@ -76,7 +78,7 @@ def _labelled_by_solution(
     if vocabulary is not None:
         vectors = vocabulary.vectors(texts)
     else:
-        base = inputs.base(spec)
+        base = inputs.base(spec, store)
         model = models.build(base, 1, Recipe(tune=Probe()), 0, spec.engine)
         device = accelerators.device(spec.engine)
         vectors = trunk.pooled(model, models.tokenise(base, texts), batch_size, device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from w2s.errors import StepError
 from w2s.identity import validated
 from w2s.models import ModelSpec
-from w2s.spec import FeaturesSpec, MaterializeSpec, Split, TrainSpec, Truth, Weak
+from w2s.spec import FeaturesSpec, LanguageSpec, Made, MaterializeSpec, Split, Start, TrainSpec, Truth, Weak
 from w2s.store import Store
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from w2s.learn.batching import Tokens
     from w2s.learn.models import Base
     from w2s.learn.relabel import Labelled
+    from w2s.learn.starts import Begun
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ def given(spec: TrainSpec, store: Store, split: Split, ids: list[str], n_classes
         p_NC = probabilities(store, spec.labels.supervisor, split, ids)
         origins = [f"supervisor {spec.labels.supervisor}"] * len(ids)
         return Labelled(ids, labels.harden(p_NC) if spec.labels.hard else p_NC, origins)
+    assert isinstance(spec.labels, Made), "who learns nothing asks for no labels"
     table = store.read_table("labels", spec.labels.labels, f"{split}.parquet")
     p_NC = np.array(table["p"].to_pylist(), dtype=np.float32).reshape(-1, n_classes)
     made = Labelled(table["example_id"].to_pylist(), p_NC, table["origin"].to_pylist())
@@ -123,11 +125,29 @@ def prepare(model: ModelSpec) -> None:
         models.files_of(model)
 
 
-def base(spec: TrainSpec | FeaturesSpec) -> Base:
+def base(spec: TrainSpec | FeaturesSpec | LanguageSpec, store: Store) -> Base:
+    """The base model of a step, as published or with the weights that it begins from."""
     from w2s.learn import models
 
-    key = (spec.model.digest(), spec.engine.attention, spec.engine.zero_stage == 3)
-    return BASES.get(key, lambda: models.load_base(spec.model, spec.engine))
+    start = () if isinstance(spec, LanguageSpec) else spec.start
+    key = (spec.model.digest(), spec.engine.attention, spec.engine.zero_stage == 3, *(one.step for one in start))
+    return BASES.get(key, lambda: models.load_base(spec.model, spec.engine, tuple(_begun(one, store) for one in start)))
+
+
+def _begun(start: Start, store: Store) -> Begun:
+    from w2s.learn.starts import Begun
+
+    manifest, name = store.manifest(start.kind, start.step), f"{start.kind} {start.step[:12]}"
+    if manifest is None:
+        raise StepError(f"{name} is not finished in {store.root}; run the sweep that needs it")
+    file = store.path(start.kind, start.step) / "model" / "trained.safetensors"
+    if not file.exists():
+        raise StepError(f"{name} was finished without its weights, from which this step begins; run the sweep again, "
+                        "which trains it once more for them")  # fmt: skip
+    made: type[LanguageSpec] | type[TrainSpec] = LanguageSpec if start.kind == "language" else TrainSpec
+    step = validated(made, manifest["spec"])
+    writes = start.kind == "language" or task_of(store, step.data).task.kind == "generate"
+    return Begun(file, step.recipe.tune, writes)
 
 
 def tokens(spec: TrainSpec | FeaturesSpec, base: Base, split: str, texts: list[str], per_example: int) -> Tokens:

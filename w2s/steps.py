@@ -12,13 +12,13 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from w2s import inputs, outputs, plugins, provenance, solving, training
+from w2s import inputs, language, outputs, plugins, provenance, solving, training
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import StepError
 from w2s.plan import lacks_weights
 from w2s.progress import Report, silent
-from w2s.spec import AnyStep, FeaturesSpec, LabelsSpec, MaterializeSpec, Probe, Recipe, Split, TrainSpec
+from w2s.spec import AnyStep, FeaturesSpec, LabelsSpec, LanguageSpec, MaterializeSpec, Probe, Recipe, Split, TrainSpec
 from w2s.stopping import Stopping
 from w2s.store import Staged, Store
 from w2s.supervision import FileLabels, MajorityLabels
@@ -46,9 +46,10 @@ def run_step(
     if ranks.is_main():
         return _run_step(spec, store, report, stopping)
     verdict = ranks.share(None)
-    if verdict == "made here" and isinstance(spec, TrainSpec):
+    if verdict == "made here" and isinstance(spec, (LanguageSpec, TrainSpec)):
         plugins.load(spec, inputs.plugins_folder(store))
-        training.train(spec, store, None, silent, stopping)
+        body = language.train if isinstance(spec, LanguageSpec) else training.train
+        body(spec, store, None, silent, stopping)  # type: ignore[arg-type] # the body of this kind
     return "done"
 
 
@@ -107,6 +108,8 @@ def _made(spec: AnyStep, store: Store, staged: Staged, report: Report, stopping:
         return _features(spec, store, staged, report)
     if isinstance(spec, LabelsSpec):
         return _labels(spec, store, staged, report)
+    if isinstance(spec, LanguageSpec):
+        return language.train(spec, store, staged, report, stopping)
     return training.train(spec, store, staged, report, stopping)
 
 
@@ -133,7 +136,7 @@ def _features(spec: FeaturesSpec, store: Store, staged: Staged, report: Report) 
     if spec.pooled:  # by one process, whatever it takes to train
         alone = spec.engine.model_copy(update={"processes": 1, "devices_per_step": 1, "zero_stage": None})
         spec = spec.model_copy(update={"engine": alone})
-    base = inputs.base(spec)
+    base = inputs.base(spec, store)
     tokens = inputs.tokens(spec, base, spec.split, texts, per_example)
     device, size = accelerators.device(spec.engine), spec.engine.predict_batch_size
     heard = functools.partial(report, "features")
@@ -160,7 +163,9 @@ def _labels(spec: LabelsSpec, store: Store, staged: Staged, report: Report) -> d
 
     report("label", 0, 1)
     task = inputs.task_of(store, spec.data).task
-    read = External(fetch(spec.source.source).path, task.class_names) if isinstance(spec.source, FileLabels) else None
+    read = None
+    if isinstance(spec.source, FileLabels):
+        read = External(fetch(spec.source.source).path, task.class_names, task.kind == "compare")
     splits: dict[str, Any] = {}
     fits: dict[int, Any] = {}  # of probes, on labels of transfer, which come first
     for split in LABELLED:
@@ -171,8 +176,9 @@ def _labels(spec: LabelsSpec, store: Store, staged: Staged, report: Report) -> d
             given, task.class_names, examples, len(found.ids), told, found.right(given)
         )
     if read is not None and not splits["transfer"]["labelled"]:
-        raise StepError(f"{read.path}: none of its {len(read.p)} labels is for an example of transfer; example_id and "
-                        "text have to be those of the materialized task (`w2s show` names its folder)")  # fmt: skip
+        named = "texts (or example_id)" if task.kind == "compare" else "text (or example_id)"
+        raise StepError(f"{read.path}: none of its {len(read.p)} labels is for an example of transfer; {named} has to "
+                        "be that of the materialized task (`w2s show` names its folder)")  # fmt: skip
     matched = {} if read is None else {"file": {"labels": len(read.p), "used": len(read.matched)}}
     write_json(staged.folder / "summary.json", {"classes": list(task.class_names), "splits": splits, **matched})
     return {"fetched": [], "devices": []}
@@ -197,7 +203,7 @@ def _evidence(
         inputs.truth(store, spec.data, split, ids)[rows] if spec.reads_truth else None,
         inputs.truth(store, spec.data, "weak_train", None) if of_majority else None,
         read,
-        [texts[row] if per_example == 1 else None for row in rows],
+        [texts[row] if per_example == 1 else texts[row * per_example : (row + 1) * per_example] for row in rows],
         {digest: solving.read_pooled(store, digest)[rows] for digest in spec.features_of(split)},
     )
     return found, len(ids)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from w2s import generation, inputs, outputs, solving
+from w2s import generation, inputs, outputs, prompting, solving
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.progress import Report, silent
@@ -52,8 +52,10 @@ def train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report, 
     task = inputs.task_of(store, spec.data).task
     if spec.solved:
         return _solved(spec, task, store, staged, report)
+    if spec.prompted:
+        return prompting.train(spec, task, store, staged, report)
     if task.kind == "generate":
-        return generation.train(spec, task, inputs.base(spec), store, staged, report, stopping)
+        return generation.train(spec, task, inputs.base(spec, store), store, staged, report, stopping)
     setting = _setting(spec, store)
     phases = {"load": _lap(clock)}
 
@@ -138,7 +140,7 @@ def _setting(spec: TrainSpec, store: Store) -> _Setting:
         known["val"][inputs.places(val.ids, ids["val"])] = val.p_NC.argmax(axis=1)
     folder = tracking.folder_of(store.root.parent, spec.digest())
     accelerator = accelerators.make(spec.engine, spec.recipe, tracking.trackers_for(spec.engine.trackers, folder))
-    base = inputs.base(spec)
+    base = inputs.base(spec, store)
     tokens = {split: inputs.tokens(spec, base, split, *column[1:]) for split, column in texts.items()}
     model = models.build(base, task.n_outputs, spec.recipe, spec.seed, spec.engine)
     for split, features in spec.features().items():

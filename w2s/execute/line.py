@@ -19,7 +19,7 @@ from w2s.execute import cluster, jobs, local
 from w2s.execute.display import Display
 from w2s.execute.slots import Slot, cpu_count, cuda_devices, machine_slots
 from w2s.plan import Node, Plan, is_done
-from w2s.spec import Engine, FeaturesSpec, Made, MaterializeSpec, TrainSpec
+from w2s.spec import Engine, FeaturesSpec, LanguageSpec, Made, MaterializeSpec, TrainSpec
 from w2s.stopping import Asked
 from w2s.store import Store
 
@@ -82,7 +82,7 @@ def _titles(nodes: list[Node]) -> str:
 
 def _engine(nodes: list[Node]) -> Engine:
     """The settings that the steps of a line share; steps that make data or labels have none."""
-    return next((n.spec.engine for n in nodes if isinstance(n.spec, (FeaturesSpec, TrainSpec))), Engine())
+    return next((n.spec.engine for n in nodes if isinstance(n.spec, (FeaturesSpec, LanguageSpec, TrainSpec))), Engine())
 
 
 def _places(engine: Engine, env: Mapping[str, str]) -> list[Slot]:
@@ -138,6 +138,8 @@ def _parents(node: Node) -> list[tuple[str, str]]:
     kinds: dict[str, str] = {}
     if not isinstance(node.spec, MaterializeSpec):
         kinds[node.spec.data] = "materialize"
+    if isinstance(node.spec, (FeaturesSpec, TrainSpec)):
+        kinds |= {start.step: start.kind for start in node.spec.start}
     if isinstance(node.spec, TrainSpec):
         kinds |= {step.digest(): step.kind for step in node.spec.features().values()}
         if isinstance(node.spec.labels, Made):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
-from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
+from w2s.spec import AnyStep, FeaturesSpec, LanguageSpec, TrainSpec
 
 State = Literal["waiting", "ready", "running", "away", "done", "failed", "blocked"]
 NEAR = 0.8  # steps whose remaining path is so close to the longest are equally urgent, and warmth decides
@@ -34,8 +34,9 @@ class Idle(NamedTuple):
 
 def warmth(spec: AnyStep) -> frozenset[str]:
     """What a worker has in memory after this step, so that a step which needs the same is cheaper there."""
-    if isinstance(spec, (FeaturesSpec, TrainSpec)):
-        return frozenset({f"model {spec.model.digest()}", f"data {spec.data}"})
+    if isinstance(spec, (FeaturesSpec, LanguageSpec, TrainSpec)):
+        begun = "" if isinstance(spec, LanguageSpec) else "".join(f" from {start.step}" for start in spec.start)
+        return frozenset({f"model {spec.model.digest()}{begun}", f"data {spec.data}"})
     return frozenset()
 
 

@@ -26,7 +26,7 @@ from w2s.execute.jobs import Job, Queue
 from w2s.execute.schedule import warmth
 from w2s.execute.waves import Array, Request, Waves
 from w2s.plan import Node, Plan, State, is_done
-from w2s.spec import FeaturesSpec, TrainSpec
+from w2s.spec import FeaturesSpec, LanguageSpec, TrainSpec
 from w2s.store import Overview, Store
 from w2s.sweep import Sweep
 
@@ -268,7 +268,7 @@ def _requests(sweep: Sweep) -> dict[str, Request]:
 
 
 def _who(node: Node) -> str:
-    return node.spec.model.name if isinstance(node.spec, (FeaturesSpec, TrainSpec)) else ""
+    return node.spec.model.name if isinstance(node.spec, (FeaturesSpec, LanguageSpec, TrainSpec)) else ""
 
 
 def _tasks_per_array(most: int, asked: int | None) -> int:

@@ -36,7 +36,7 @@ from w2s.errors import MachineError, TryAgain, W2SError
 from w2s.execute import parent, steplog
 from w2s.execute.failure import Failure, comes_from, explain
 from w2s.identity import validated
-from w2s.spec import AnyStep, Engine, FeaturesSpec, LabelsSpec, MaterializeSpec, TrainSpec
+from w2s.spec import AnyStep, Engine, FeaturesSpec, LabelsSpec, LanguageSpec, MaterializeSpec, TrainSpec
 from w2s.stopping import EXIT_CODE, SIGNALS, Stopped, Stopping
 from w2s.store import Store
 
@@ -45,6 +45,7 @@ PROGRESS_S = 0.1  # at most one progress line per so many seconds, so that a fas
 KINDS: dict[str, type[AnyStep]] = {
     "materialize": MaterializeSpec,
     "features": FeaturesSpec,
+    "language": LanguageSpec,
     "labels": LabelsSpec,
     "train": TrainSpec,
 }

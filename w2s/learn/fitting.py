@@ -24,14 +24,16 @@ from w2s.learn import ranks
 from w2s.learn.batching import Tokens
 from w2s.memory import advice, is_out_of_memory
 from w2s.sources import cache_dir
-from w2s.spec import Engine, Recipe, TrainSpec
+from w2s.spec import Engine, LanguageSpec, Recipe, TrainSpec
 
 SPARE = 0.05  # of a device's memory is left free in a trial: blocks of other sizes will cut it up later
 OPTIMIZER_BYTES = {"adamw": 8, "adafactor": 1}  # of states per trained number; Adafactor's are rows and columns
 
 
 @contextlib.contextmanager
-def fitted(spec: TrainSpec, model: nn.Module, tokens: Tokens, device: torch.device) -> Iterator[int | None]:
+def fitted(
+    spec: TrainSpec | LanguageSpec, model: nn.Module, tokens: Tokens, device: torch.device
+) -> Iterator[int | None]:
     """The micro-batch size to train with inside the block (None: a rank's whole share of a batch).
 
     With `auto`, memory that runs out inside becomes TryAgain, after a smaller size was remembered for the next try.
@@ -77,7 +79,7 @@ def memory_of(device: torch.device) -> tuple[str, int]:
     return str(found.name), int(found.total_memory)
 
 
-def key_of(spec: TrainSpec, longest: int, share: int, device: torch.device) -> str:
+def key_of(spec: TrainSpec | LanguageSpec, longest: int, share: int, device: torch.device) -> str:
     """What a remembered size is good for, as 64 hexadecimal digits: all that the need for memory depends on.
 
     `longest` is the length in tokens of the longest example that is trained on, `share` one rank's part of a batch.
@@ -90,6 +92,8 @@ def key_of(spec: TrainSpec, longest: int, share: int, device: torch.device) -> s
         },
     )  # fmt: skip
     trained = {"tune": recipe.tune.identity(), "optimizer": recipe.optimizer, "dropout": recipe.dropout > 0}
+    if isinstance(spec, LanguageSpec):  # all tokens go through the language-model head
+        trained["texts"] = True
     name, memory = memory_of(device)
     return sha256_of([spec.model.digest(), longest, share, name, memory, engine.ranks, settings, trained])
 

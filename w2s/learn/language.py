@@ -61,11 +61,7 @@ class Words:
 
 def words_of(base: Base, room: int) -> Words:
     """The words of a model. Raises StepError for one that cannot generate, and where prompts have no room."""
-    name = base.spec.name
-    with models.quiet():
-        config = transformers.AutoConfig.from_pretrained(base.folder, trust_remote_code=base.spec.trust_remote_code)
-    if not models.is_decoder(config, base.spec):
-        raise StepError(f"model {name}: is an encoder, which generates no text; use a decoder")
+    name, config = base.spec.name, _decoders_config(base)
     end = base.tokenizer.eos_token_id
     if end is None or end >= getattr(config, "vocab_size", end + 1):  # a name that the tokenizer's class brings along
         ends = getattr(config, "eos_token_id", None)
@@ -78,6 +74,27 @@ def words_of(base: Base, room: int) -> Words:
             "max_length, or lower max_new_tokens"
         )
     return Words(base, room, int(end))
+
+
+def _decoders_config(base: Base) -> Any:
+    """The configuration of a decoder. Raises StepError for an encoder."""
+    with models.quiet():
+        config = transformers.AutoConfig.from_pretrained(base.folder, trust_remote_code=base.spec.trust_remote_code)
+    if not models.is_decoder(config, base.spec):
+        raise StepError(f"model {base.spec.name}: is an encoder, which generates no text; use a decoder")
+    return config
+
+
+def running_text(base: Base, texts: Sequence[str]) -> Tokens:
+    """Texts of which every token but the first is learned; those that have one token alone are left out.
+
+    Cut on the left like all texts. No token that ends a text is added: it would be learned for what follows it only.
+    Raises StepError for an encoder.
+    """
+    _decoders_config(base)
+    tokens = models.tokenise(base, list(texts))
+    tokens = tokens.some(np.flatnonzero(tokens.lengths > 1))
+    return replace(tokens, target_M=tokens.lengths - 1)
 
 
 def joined_with(prompts: Tokens, targets: Sequence[Sequence[int]]) -> Tokens:
@@ -192,6 +209,8 @@ def _head(base: Base, module: Any) -> tuple[nn.Linear, bool]:
         )
     embedding = module.get_input_embeddings().weight
     tied = bool(getattr(config, "tie_word_embeddings", False))
+    if base.head is not None:  # trained apart from the embeddings, or never one with them
+        tied = False
     own = None if tied else models.output_embeddings(base)
     if own is not None and getattr(own, "bias", None) is not None:
         raise StepError(f"model {base.spec.name}: its head adds a bias, which is not built here; use another model")

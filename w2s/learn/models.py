@@ -22,10 +22,11 @@ from torch import nn
 
 from w2s.disk import disk_errors, no_room
 from w2s.errors import MachineError, StepError
-from w2s.learn import accelerator, adapt, custom, partition
+from w2s.learn import accelerator, adapt, custom, partition, starts
 from w2s.learn.adapt import layers_of
 from w2s.learn.batching import Tokens
 from w2s.learn.heads import Classifier, init_head
+from w2s.learn.starts import Begun
 from w2s.memory import is_out_of_memory
 from w2s.models import ModelSpec, converted, is_converted, weights
 from w2s.randomness import stream_seed
@@ -37,7 +38,7 @@ ENGINE = Engine()  # one process, float32; the argument's default
 
 @dataclass(frozen=True)
 class Base:
-    """Weights of a base model as published, truncated to the layers asked for; shared, so never trained in place."""
+    """Weights of a base model as published or begun from, truncated; shared, so never trained in place."""
 
     spec: ModelSpec
     # transformers.PreTrainedModel; its classes differ too much between architectures to name one. None under ZeRO 3,
@@ -48,10 +49,15 @@ class Base:
     max_length: int
     folder: Path
     commit: str | None
+    starts: tuple[Begun, ...] = ()  # what the weights were trained by since, each begun from the one before
+    head: torch.Tensor | None = None  # the language-model head (V, D), where those trained one of its own
 
 
-def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
-    """Load the model of a row. Raises StepError naming the model where it cannot be loaded."""
+def load_base(spec: ModelSpec, engine: Engine = ENGINE, start: tuple[Begun, ...] = ()) -> Base:
+    """Load the model of a row, with the weights that `start` left of it.
+
+    Raises StepError naming the model where it cannot be loaded.
+    """
     with quiet():
         folder, commit = files_of(spec)
         with _named_errors(spec, folder):
@@ -59,11 +65,14 @@ def load_base(spec: ModelSpec, engine: Engine = ENGINE) -> Base:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
     partition.forget()
     pooling = spec.pooling if spec.pooling != "auto" else "last" if is_decoder(config, spec) else "mean"
-    module = _load(spec, folder, engine) if engine.zero_stage != 3 else None
+    module: Any = _load(spec, folder, engine) if engine.zero_stage != 3 else None
+    for begun in start if module is not None else ():
+        starts.put_into(module, begun)
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or spec.max_length
     # The label may hang on the last words (an answer after a long passage), so the beginning is cut.
     tokenizer.truncation_side = "left"
-    return Base(spec, module, tokenizer, pooling, min(spec.max_length, limit), folder, commit)
+    most = min(spec.max_length, limit)
+    return Base(spec, module, tokenizer, pooling, most, folder, commit, start, starts.head_of(start))
 
 
 def files_of(spec: ModelSpec) -> tuple[Path, str | None]:
@@ -169,6 +178,8 @@ def build(base: Base, classes: int, recipe: Recipe, seed: int, engine: Engine = 
     if engine.zero_stage == 3:
         with partition.partitioned(engine, recipe):
             module = _load(base.spec, base.folder, engine)
+        for begun in base.starts:
+            starts.put_into(module, begun)
     else:
         module = sharing(base.module)
     model = Classifier(module, _hidden_size(module), classes, base.pooling, precision)
@@ -261,6 +272,15 @@ def output_embeddings(base: Base) -> Any:
     own = next(name for name, weight in language.named_parameters(remove_duplicate=False) if weight is head.weight)
     if own in found["missing_keys"] and not getattr(config, "tie_word_embeddings", False):
         raise StepError(f"model {base.spec.name}: its files have no language-model head ({own})")
+    if base.head is not None:
+        head.weight = nn.Parameter(base.head.clone())
+    elif base.starts and getattr(config, "tie_word_embeddings", False):  # then it was trained with the embeddings
+        if base.module is None:
+            raise StepError(
+                f"model {base.spec.name}: recipe.head_init: at engine.zero_stage 3 the words of a model that begins "
+                "from other weights cannot be read; use zeros or normal, or zero_stage 2"
+            )
+        head.weight = nn.Parameter(base.module.get_input_embeddings().weight.detach().clone())
     return head
 
 

@@ -75,3 +75,15 @@ def whole(parameter: nn.Parameter) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters([parameter]):
         yield
+
+
+@contextlib.contextmanager
+def written(parameter: nn.Parameter) -> Iterator[None]:
+    """Inside, the parameter holds all its numbers on every rank, which writes them; what the first wrote is kept."""
+    if not hasattr(parameter, "ds_tensor"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        yield

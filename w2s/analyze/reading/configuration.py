@@ -12,17 +12,18 @@ from typing import Any
 
 from w2s.errors import SpecError
 from w2s.identity import Spec, canonical_json, sha256_of, validated
-from w2s.spec import FeaturesSpec, LabelsSpec, MaterializeSpec, TrainSpec
+from w2s.spec import FeaturesSpec, LabelsSpec, LanguageSpec, MaterializeSpec, TrainSpec
 from w2s.store import Store
 
 SPECS: Mapping[str, type[Spec]] = {
     "materialize": MaterializeSpec,
     "features": FeaturesSpec,
+    "language": LanguageSpec,
     "labels": LabelsSpec,
     "train": TrainSpec,
 }
 PARENTS = ("data", "labels.supervisor", "labels.labels", "source.supervisors", "source.like", "source.by")
-APART = ("kind", "seed", *PARENTS)
+APART = ("kind", "seed", "start", *PARENTS)
 RUNTIME = ("engine", "keep_weights", "model.name", "model.params", "model.depth")
 
 
@@ -45,7 +46,13 @@ def read(store: Store, kind: str, digest: str) -> Configuration | None:
     if not isinstance(spec, dict):
         return None
     found = configuration(kind, spec)
-    return Configuration({**found.identity, **_labels(store, spec)}, found.runtime)
+    return Configuration({**found.identity, **_labels(store, spec), **_starts(store, spec)}, found.runtime)
+
+
+def _starts(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A hash of what was asked of each step that it begins from, which are others for each seed."""
+    steps = spec.get("start") or ()
+    return {f"start[{place}]": _hash(store, one["kind"], one["step"]) for place, one in enumerate(steps)}
 
 
 def _labels(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
