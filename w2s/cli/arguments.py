@@ -16,11 +16,13 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from w2s.errors import SpecError
 
 Command = Callable[..., Any]
+RESULTS = Path("results")  # of a command that is given no --results
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from w2s.cli.arguments import RESULTS
+
 if TYPE_CHECKING:
     from w2s.execute.jobs import Queue
     from w2s.execute.submit import Draft
     from w2s.plan import Plan
     from w2s.sweep import Sweep
 
-RESULTS = Path("results")
 LAUNCHERS = ("local", "slurm")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from w2s.cli.arguments import RESULTS
 from w2s.cli.terminal import count, seconds, table
 from w2s.disk import disk_errors, read_json
 from w2s.errors import SpecError
@@ -25,7 +26,6 @@ SHOWN_STEPS = 60
 SHOWN_REASONS = 40  # of each kind
 SHOWN_EXAMPLES = 3
 SHOWN_CHARACTERS = 300  # of a text
-DEFAULT_RESULTS = Path("results")
 
 
 def plan(plan: Plan, store: Store) -> list[str]:
@@ -245,7 +245,7 @@ def failures(plan: Plan, failed: Mapping[str, str], blocked: Mapping[str, str], 
 
 def command(name: str, what: str, results: Path) -> str:
     """A command about a sweep or a step of this results folder, as it would be typed."""
-    return shlex.join(["w2s", name, what, *([] if results == DEFAULT_RESULTS else ["--results", str(results)])])
+    return shlex.join(["w2s", name, what, *([] if results == RESULTS else ["--results", str(results)])])
 
 
 def show_command(digest: str, results: Path) -> str:

@@ -26,6 +26,21 @@ PATHS = {
 }
 
 
+def one_cell(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The sweep of one cell that the arguments of `w2s run` stand for, but for its `changes`."""
+    names = [name_of(given[model]) for model in ("weak", "strong")]
+    task, method, seed = given["task"], given["method"], given["seed"]
+    return {
+        "name": given["name"] or f"run-{task}-{'-'.join(names)}-{method}-seed{seed}",
+        "tasks": [task],
+        "sizes": {split: given[split] for split in ("weak_train", "transfer", "val", "test")},
+        "models": {name: model_of(given[model]) for name, model in zip(names, ("weak", "strong"), strict=True)},
+        "pairs": [names],
+        "methods": [method],
+        "seeds": [seed],
+    }
+
+
 def changes(given: Mapping[str, Any]) -> list[str]:
     """`--set` as it was given, then what the other flags of the command stand for.
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 
 def width() -> int | None:
     """Columns of the terminal that standard output goes to; None where it goes to a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def say(lines: Iterable[str], to: TextIO | None = None) -> None:
+    """Print the lines, to standard output unless another stream is given."""
+    for line in lines:
+        print(line, file=to)
 
 
 def wrapped(line: str, indent: str, room: int | None) -> list[str]:
