@@ -31,14 +31,14 @@ LAYERS = (
     {"models", "objectives", "supervision", "tasks"},
     {"prompts"},
     {"spec"},
-    {"labelling", "memory", "resources"},
+    {"labelling", "memory", "resources", "starts"},
     {"misfits", "sweepfile"},
     {"chains", "pluginfiles"},
     {"cost", "sweep", "learn"},
     {"experiments"},
     {"plan"},
     {"inputs", "outputs"},
-    {"generation", "solving"},
+    {"generation", "prompting", "language", "solving"},
     {"inference", "training"},
     {"estimate", "analyze", "execute", "steps"},
     {"cli"},
@@ -48,7 +48,7 @@ LEARNING = {"tasks", "learn"}
 LEARNING_LIBRARIES = {"torch", "transformers", "accelerate", "deepspeed", "datasets", "peft", "safetensors", "gguf"}
 SLOW_LIBRARIES = {"numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "rich", "fire"}
 # Where the halves meet: steps calls the learning half, its worker runs steps, doctor asks torch for devices.
-BODIES = {"steps", "inputs", "training", "generation", "solving", "inference"}  # of steps, and what uses their models
+BODIES = {"steps", "inputs", "training", "generation", "language", "prompting", "solving", "inference"}  # of steps, and what uses their models
 MEET = {*BODIES, "outputs", "cli.doctor", "execute.worker"}
 
 

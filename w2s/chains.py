@@ -7,13 +7,24 @@ step on the way is an ordinary one, so chains share what they have in common.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from w2s.errors import SpecError
 from w2s.identity import unique
 from w2s.labelling import BELOW, SAME, WEAK, Labelling, Like, Probed, Ref
-from w2s.spec import AnyStep, FeaturesSpec, Recipe, Split, TrainSpec, reads_no_labels
+from w2s.spec import (
+    AnyStep,
+    FeaturesSpec,
+    LanguageSpec,
+    Recipe,
+    Split,
+    Start,
+    TrainSpec,
+    begun_with,
+    reads_no_labels,
+)
 from w2s.supervision import (
     AnyTransform,
     Harden,
@@ -34,10 +45,15 @@ from w2s.supervision import (
 
 
 class Chains:
-    """What the labels of a sweep's methods lead to. `models`: the sweep's, weakest first."""
+    """What the labels of a sweep's methods lead to.
 
-    def __init__(self, labellings: Mapping[str, Labelling], models: Sequence[str]) -> None:
-        self.labellings = labellings
+    `models`: the sweep's, weakest first. `starts`: by method, the one whose student it begins from.
+    """
+
+    def __init__(
+        self, labellings: Mapping[str, Labelling], models: Sequence[str], starts: Mapping[str, str] | None = None
+    ) -> None:
+        self.labellings, self.starts = labellings, starts or {}
         self._place = {model: place for place, model in enumerate(models)}
         self._models = list(models)
         self._depths: dict[tuple[str, str, str], int] = {}
@@ -54,6 +70,11 @@ class Chains:
     def supervisors(self, weak: str, student: str, method: str) -> list[Ref]:
         """Every supervisor that a student of a method needs at once."""
         return [self.meant(ref, weak, student) for ref in self.labellings[method].asked]
+
+    def before(self, weak: str, student: str, method: str) -> list[Ref]:
+        """Every supervisor that a student needs, and the student that it begins from."""
+        start = [Ref(student, self.starts[method])] if method in self.starts else []
+        return [*self.supervisors(weak, student, method), *start]
 
     def depth(self, weak: str, student: str, method: str) -> int:
         """Students in the longest chain that ends in this one, itself included."""
@@ -84,7 +105,7 @@ class Chains:
             return
         met.add(here)
         method = str(here.method)
-        above = self.supervisors(weak, here.model, method)
+        above = self.before(weak, here.model, method)
         refs = above[: len(self.labellings[method].refs)]
         for ref in unique_refs(refs):
             if refs.count(ref) > 1:
@@ -95,25 +116,26 @@ class Chains:
                 )
         for ref in unique_refs(above):
             if ref in path:
-                problems.append(_ring([*path[path.index(ref) :], ref]))
+                problems.append(self._ring([*path[path.index(ref) :], ref]))
             elif ref.method is not None:
                 self._walk(weak, [*path, ref], met, problems)
+
+    def _ring(self, ring: list[Ref]) -> str:
+        begin = min(range(len(ring) - 1), key=lambda place: ring[place])  # the same words wherever it was entered
+        ring = [*ring[begin:-1], *ring[: begin + 1]]
+        one_size = len({ref.model for ref in ring}) == 1
+        names = " -> ".join(str(ref.method) if one_size else f"{ref.method} ({ref.model})" for ref in ring)
+        begins = [self.starts.get(str(one.method)) == other.method for one, other in itertools.pairwise(ring)]
+        mend = "let one of them learn from a smaller student (student: below) or from weak"
+        if any(begins):
+            mend = "leave out the start of one of them, or let it learn from weak"
+        field = "start" if begins[0] else "labels.from"
+        return f"methods.{ring[0].method}.{field}: leads back to itself: {names}; {mend}"
 
 
 def unique_refs(refs: Sequence[Ref]) -> list[Ref]:
     """The supervisors without repeats, in their order."""
     return list(dict.fromkeys(refs))
-
-
-def _ring(ring: list[Ref]) -> str:
-    begin = min(range(len(ring) - 1), key=lambda place: ring[place])  # the same words wherever it was entered
-    ring = [*ring[begin:-1], *ring[: begin + 1]]
-    one_size = len({ref.model for ref in ring}) == 1
-    names = " -> ".join(str(ref.method) if one_size else f"{ref.method} ({ref.model})" for ref in ring)
-    return (
-        f"methods.{ring[0].method}.labels.from: leads back to itself: {names}; "
-        "let one of them learn from a smaller student (student: below) or from weak"
-    )
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -169,10 +191,23 @@ class Supply:
             origin, between = "", dict[str, Between]()
             if not reads_no_labels(recipe):
                 labels, origin, between = self._labels(weak, student, labelling, seed, part)
-            changes = {"labels": labels, "recipe": recipe}
-            step = seeded(self.on_truth(student, seed, "transfer")[0].model_copy(update=changes), seed)
+            step = self.on_truth(student, seed, "transfer")[0]
+            start = self._begun(weak, student, method, seed, between) or step.start
+            changes = {"labels": labels, "recipe": recipe, "start": start}
+            step = seeded(step.model_copy(update=changes), seed)
             self._links[key] = Link(step, step.digest(), origin, tuple(between.values()))
         return self._links[key]
+
+    def _begun(self, weak: str, student: str, method: str, seed: int, between: dict[str, Between]) -> tuple[Start, ...]:
+        """What the method says to begin from; the student by the other method, weights kept, goes between."""
+        other = self.chains.starts.get(method)
+        if other is None:
+            return ()
+        link = self.student(weak, student, other, seed)
+        step = link.step.model_copy(update={"keep_weights": True})
+        title = title_of(self.task, weak, student, other, seed)
+        _put(between, *link.between, Between(link.digest, step, title))
+        return begun_with(step, link.digest)
 
     def _labels(
         self, weak: str, student: str, labelling: Labelling, seed: int, part: tuple[int, int] | None
@@ -221,7 +256,9 @@ class Supply:
         splits: tuple[Split, Split] = ("transfer", "val")
         digests = []
         for split in splits:
-            step = FeaturesSpec(data=self.data, split=split, model=model, engine=like.engine, pooled=True)
+            step = FeaturesSpec(
+                data=self.data, split=split, model=model, engine=like.engine, pooled=True, start=like.start
+            )
             digests.append(step.digest())
             between[digests[-1]] = Between(digests[-1], step, title_of_features(self.task, step))
         made: AnyTransform = probed.transform.model_copy(update={"features": tuple(digests)})
@@ -240,11 +277,16 @@ class Supply:
         if part is not None:  # each link learns from the part that its place in the chain says
             own = (self.chains.depth(weak, ref.model, ref.method) - 1, part[1])
         link = self.student(weak, ref.model, ref.method, seed, own)
-        between.update({step.digest: step for step in link.between})
-        between[link.digest] = Between(
-            link.digest, link.step, title_of(self.task, weak, ref.model, ref.method, seed, own)
-        )
+        title = title_of(self.task, weak, ref.model, ref.method, seed, own)
+        _put(between, *link.between, Between(link.digest, link.step, title))
         return link.digest
+
+
+def _put(between: dict[str, Between], *steps: Between) -> None:
+    """Add steps that are not there, or are there without the weights that are to be kept."""
+    for step in steps:
+        if step.digest not in between or (isinstance(step.spec, TrainSpec) and step.spec.keep_weights):
+            between[step.digest] = step
 
 
 def seeded(step: TrainSpec, seed: int) -> TrainSpec:
@@ -264,6 +306,11 @@ def title_of(task: str, weak: str, student: str, method: str, seed: int, part: t
     """What a student is called in plans."""
     on_part = f" (part {part[0] + 1} of {part[1]})" if part is not None else ""
     return f"student {student} of {weak} on {task}{on_part}, {method}, seed {seed}"
+
+
+def title_of_language(task: str, step: LanguageSpec) -> str:
+    """What the training on texts alone is called in plans."""
+    return f"language {step.model.name} on {task}, seed {step.seed}"
 
 
 def title_of_features(task: str, step: FeaturesSpec) -> str:

@@ -23,11 +23,12 @@ class Use(NamedTuple):
     method: str | None
     model: ModelSpec | None  # None: not known, which is told elsewhere
     recipe: Recipe
+    part: str = ""  # of the model, where the recipe is for that alone
 
     @property
     def where(self) -> str:
         """The part of the sweep that a message names."""
-        return f"models.{self.name}" if self.method is None else f"methods.{self.method}"
+        return f"models.{self.name}{self.part}" if self.method is None else f"methods.{self.method}"
 
     @property
     def who(self) -> str:
@@ -230,6 +231,16 @@ def of_classes(name: str, task: TaskSpec, losses: Mapping[str, Loss], uses: list
                 + ("compares texts by one score" if task.kind == "compare" else f"has {task.n_classes} classes")
             )
     return problems
+
+
+def of_comparisons(name: str, labellings: Mapping[str, Labelling | None]) -> list[str]:
+    """What cannot be learned from where texts are compared, as in the task `name`."""
+    return [
+        f"methods.{method}.labels.from: majority is the most frequent class, and {name} compares texts, where a class "
+        "is the place of the better one, drawn at random; use another source"
+        for method, labelling in labellings.items()
+        if labelling is not None and labelling.source == "majority"
+    ]
 
 
 def of_texts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
 from w2s.experiments import Experiment
 from w2s.pluginfiles import PluginFile
-from w2s.spec import AnyStep, FeaturesSpec, TrainSpec
+from w2s.spec import AnyStep, TrainSpec
 from w2s.store import Overview, Store
 from w2s.sweep import Sweep
 from w2s.sweepfile import Selection
@@ -54,29 +54,31 @@ def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
     for cell in experiments:
         named, where = cell.digests, f"on {cell.task}"
         student = title_of(cell.task, cell.weak, cell.student, cell.method, cell.seed)
-        roles: Sequence[tuple[str, AnyStep, str]] = [
-            (named.data, cell.data, f"data {cell.task}"),
-            *_trunks(cell),
+        trained: Sequence[tuple[str, AnyStep, str]] = [
+            *cell.languages,
             (named.weak, cell.weak_step, f"weak {cell.weak} {where}, seed {cell.seed}"),
             (named.ceiling, cell.ceiling_step, f"ceiling {cell.student} {where}, seed {cell.seed}"),
             *cell.between,
             (named.student, cell.student_step, student),
         ]
+        roles: list[tuple[str, AnyStep, str]] = [(named.data, cell.data, f"data {cell.task}")]
+        for step in trained:
+            roles += [*_trunks(step[1], cell.task), step]
+        cells.update({digest for digest, _, _ in roles})
         for digest, spec, title in roles:
-            cells[digest] += 1
             if digest not in nodes:
                 nodes[digest] = Node(digest, spec.kind, spec, spec.parents, title, 0)
+            elif _keeps_weights(spec) and not _keeps_weights(nodes[digest].spec):  # another step begins from it
+                nodes[digest] = replace(nodes[digest], spec=spec)
     counted = {d: Node(d, n.kind, n.spec, n.parents, n.title, cells[d]) for d, n in nodes.items()}
     file = sweep.file
     return Plan(file.name, file.question, sweep.raw, experiments, counted, file.selections, sweep.plugins.files)
 
 
-def _trunks(cell: Experiment) -> list[tuple[str, FeaturesSpec, str]]:
-    """The cached frozen layers that the cell's steps start from, each once, with their titles."""
-    between = (step.spec for step in cell.between if isinstance(step.spec, TrainSpec))
-    steps = (cell.weak_step, cell.ceiling_step, *between, cell.student_step)
-    specs = {spec.digest(): spec for step in steps for spec in step.features().values()}
-    return [(digest, spec, title_of_features(cell.task, spec)) for digest, spec in specs.items()]
+def _trunks(step: AnyStep, task: str) -> list[tuple[str, AnyStep, str]]:
+    """The cached frozen layers that a step starts from, with their titles."""
+    specs = step.features().values() if isinstance(step, TrainSpec) else ()
+    return [(spec.digest(), spec, title_of_features(task, spec)) for spec in specs]
 
 
 def is_done(node: Node, store: Store) -> bool:

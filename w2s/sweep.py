@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from w2s import misfits, models, pluginfiles, resources, sweepfile
+from w2s import misfits, models, pluginfiles, resources, starts, sweepfile
 from w2s.chains import Chains
 from w2s.errors import SpecError
 from w2s.identity import unique, validated
@@ -25,6 +25,7 @@ from w2s.pluginfiles import Plugins
 from w2s.resources import Resources, Slurm
 from w2s.sources.fetch import find_file
 from w2s.spec import Engine, Prompt, Recipe, is_solved, prompted_recipe, solved_recipe
+from w2s.starts import Language
 from w2s.sweepfile import NAME, WRONG_NAME, SweepFile
 from w2s.tasks import registry
 from w2s.tasks.task import TaskSpec
@@ -48,6 +49,7 @@ class Sweep(NamedTuple):
     resources: dict[str, Resources]  # by model: what a job asks SLURM for
     engines: dict[str, Engine]  # by model: the sweep's, but for how many processes a job holds
     chains: Chains  # what each method's labels lead to
+    languages: dict[str, Language]  # by model: what it reads before all else
     plugins: Plugins = Plugins()
 
 
@@ -103,6 +105,8 @@ def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
                 except SpecError as error:
                     problems += error.problems
             problems += _wrong_recipe(recipe, f"{where}.recipe")
+            if key == "models" and isinstance(value, dict) and "start" in value:
+                _collect(problems, starts.language_of, value["start"], f"{where}.start", {})
             with contextlib.suppress(SpecError):  # a block that is none says so itself
                 _collect(problems, resources.of_model, validated(Slurm, raw.get("slurm", {})), asks, f"{where}.slurm")
     names = [list(raw[key]) if isinstance(raw.get(key), dict) else [] for key in ("models", "methods")]
@@ -135,6 +139,7 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     recipes: dict[str, Any] = {}
     student_recipes: dict[tuple[str, str], Any] = {}
     asked: dict[str, Any] = {}
+    languages: dict[str, Any] = {}
     problems += _wrong_recipe(file.recipe, "recipe")
     collect(resources.of_small_jobs, file.slurm)
     if file.slurm.script is not None:
@@ -149,6 +154,8 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         problems += _wrong_recipe(recipe, f"{where}.recipe")
         asked[name] = collect(resources.of_model, file.slurm, asks, f"{where}.slurm")
         recipes[name] = _solved(specs[name], _recipe(file.recipe, recipe, {"loss": {"name": "xent"}}))
+        if isinstance(value, dict) and "start" in value:
+            languages[name] = collect(starts.language_of, value["start"], f"{where}.start", file.recipe)
     for method, entry in file.methods.items():
         if not NAME.match(method):
             problems.append(f"methods.{method}: {WRONG_NAME}")
@@ -163,7 +170,12 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
     problems += misfits.of_probing(chains.labellings, specs, between, tasks)
     problems += misfits.of_selections(file.selections, list(file.methods), student_recipes, pairs or [])
     uses = _uses(specs, recipes, student_recipes, between)
-    problems += [*misfits.of_engine(file.engine), *misfits.of_recipes(file.engine, uses)]
+    readers = _readers(specs, languages)
+    problems += [*misfits.of_engine(file.engine), *misfits.of_recipes(file.engine, [*uses, *readers])]
+    begun = {method: entry.start.method for method, entry in file.methods.items() if entry.start is not None}
+    problems += starts.of_methods(begun, list(file.methods), between, specs, student_recipes)
+    for name, language in languages.items():
+        problems += starts.of_language(name, language, specs[name], file.engine) if language is not None else []
     if None not in (*recipes.values(), *student_recipes.values()):
         problems += misfits.of_cache(file.engine, uses)
     for name, task in tasks.items():
@@ -175,10 +187,11 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
             problems += misfits.of_texts(name, file.engine, losses, one, uses)
         elif task is not None:
             problems += misfits.of_classes(name, task, {m: entry.loss for m, entry in file.methods.items()}, uses)
+            problems += misfits.of_comparisons(name, chains.labellings) if task.kind == "compare" else []
     if problems:
         raise SpecError(unique(problems))
     engines = dict.fromkeys(specs, file.engine)
-    return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs, asked, engines, chains)
+    return Sweep(file, raw, tasks, specs, recipes, student_recipes, pairs, asked, engines, chains, languages)
 
 
 def _chains(
@@ -197,7 +210,8 @@ def _chains(
     for method, labelling in labellings.items():
         if labelling is not None and labelling.is_hard and not file.methods[method].hard_labels:
             problems += misfits.of_hard_labels(method, file.methods[method].loss, "labels")
-    chains = Chains(labellings, list(file.models))
+    begun = {m: e.start.method for m, e in file.methods.items() if e.start is not None and e.start.method in labellings}
+    chains = Chains(labellings, list(file.models), begun)
     if wrong or pairs is None:
         return chains, {(model, method) for model in file.models for method in file.methods}
     return chains, _collect(problems, chains.students, pairs) or set()
@@ -211,6 +225,7 @@ def on_slurm(sweep: Sweep) -> Sweep:
     problems: list[str] = []
     engines = dict(sweep.engines)
     uses = _uses(sweep.models, sweep.recipes, sweep.student_recipes, sweep.chains.students(sweep.pairs))
+    uses += _readers(sweep.models, sweep.languages)
     for name, asked in sweep.resources.items():
         lie = _collect(problems, resources.processes, sweep.engines[name], asked, f"models.{name}.slurm")
         if lie is not None:
@@ -229,7 +244,7 @@ def _task(name: str, value: str | dict[str, Any], base: Path) -> TaskSpec:
 def _parts(value: Any) -> tuple[Any, Any, Any]:
     """What a model is, how it is trained, and what its jobs ask SLURM for."""
     if isinstance(value, dict):
-        own = {key: part for key, part in value.items() if key not in ("recipe", "slurm")}
+        own = {key: part for key, part in value.items() if key not in ("recipe", "slurm", "start")}
         return own, value.get("recipe") or {}, value.get("slurm") or {}
     return value, {}, {}
 
@@ -284,3 +299,9 @@ def _uses(
         if recipe is not None and (model, method) in students:
             uses.append(Use(model, method, specs[model], recipe))
     return uses
+
+
+def _readers(specs: dict[str, Any], languages: dict[str, Any]) -> list[Use]:
+    """The recipes by which models read texts before all else."""
+    read = {name: language for name, language in languages.items() if language is not None}
+    return [Use(name, None, specs[name], one.recipe, ".start.language") for name, one in read.items()]

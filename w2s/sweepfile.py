@@ -19,6 +19,7 @@ from w2s.identity import LISTED, Spec, identity, runtime, unique
 from w2s.pairs import Pairs
 from w2s.resources import Slurm
 from w2s.spec import Engine, Loss, Sizes
+from w2s.starts import MethodStart
 from w2s.yamlfile import parse_yaml, read_yaml
 
 WRONG_NAME = "a name may hold letters, digits and . _ @ + - only"
@@ -32,6 +33,7 @@ class Method(Spec):
     loss: Loss = identity(about="The loss by name, or a mapping of its name and numbers.")
     recipe: dict[str, Any] = identity({}, about="What is otherwise than in the recipe of the student's model.")
     labels: Any = identity(None, about="Where labels come from and what is done to them; null: the pair's weak model.")
+    start: MethodStart | None = identity(None, about="What students begin from; null: the model as all others do.")
     hard_labels: bool = identity(False, about="True: the most probable class of each label, with probability 1.")
 
 
@@ -129,9 +131,9 @@ def _method(name: str, entry: Any, losses: Collection[str]) -> Any:
     if isinstance(entry, str) or entry is None:
         return {"loss": {"name": entry or name}}
     if isinstance(entry, dict) and "loss" not in entry:
-        # A method that is about labels, or that minimizes nothing, may be called as it likes.
+        # A method that is about labels or what it begins from, or that minimizes nothing, may be called as it likes.
         tune = entry["recipe"].get("tune") if isinstance(entry.get("recipe"), dict) else None
-        free = "labels" in entry or (isinstance(tune, dict) and tune.get("kind") == "prompt")
+        free = "labels" in entry or "start" in entry or (isinstance(tune, dict) and tune.get("kind") == "prompt")
         return {**entry, "loss": {"name": "xent" if free and name not in losses else name}}
     if isinstance(entry, dict) and isinstance(entry["loss"], str):
         return {**entry, "loss": {"name": entry["loss"]}}
