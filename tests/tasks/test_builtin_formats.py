@@ -324,10 +324,12 @@ def test_comparisons_in_the_schema_of_the_data_set():
 
 def test_texts_to_generate_in_the_schema_of_the_data_set():
     """In the puzzle Black has just taken on h7 with the king, and the rook mates on h4."""
-    pieces = ("Kg1 Re4 Ra1 Bc1 Ne7 Pa2 Pb2 Pc2 Pf2 Pg2 Ph2", "Kh7 Qd8 Ra8 Rf8 Bc8 Ne5 Pd6 Pa7 Pb7 Pc7 Pf7 Pg7")
-    chess = "White: {}\nBlack: {}\nWhite to move. Best move:"
+    chess = (
+        "White: K g1 R a1 e4 B c1 N e7 P a2 b2 c2 f2 g2 h2\nBlack: K h7 Q d8 R a8 f8 B c8 N e5 P d6 a7 b7 c7 f7 g7\n"
+        "Castling: -\nEn passant: -\nWhite to move. Best move:"
+    )
     expected = {
-        "chess": (chess.format(" ".join(["Kg1", "Ra1", "Re4", *pieces[0].split()[3:]]), pieces[1]), "e4h4", "e4h4"),
+        "chess": (chess, "e4h4", "e4h4"),
         "gsm8k": ("Question: How many?\nAnswer:", "2 + 2 = <<2+2=4>>4\n#### 4", "4"),
     }
     assert set(expected) == {name for name, task in builtin().items() if task.kind == "generate"}

@@ -68,6 +68,40 @@ def test_moves_are_legal_where_the_rules_say_so():
     ]
 
 
+@pytest.mark.parametrize(
+    ("position", "move", "castling", "en_passant"),
+    [
+        ("r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 4 20", "e1g1", "KQkq", "-"),
+        ("r3k2r/8/8/8/8/8/8/R3K2R w Qkq - 4 20", "e1c1", "Qkq", "-"),
+        ("r3k2r/8/8/8/8/8/8/R3K2R w - - 4 20", "e1d1", "-", "-"),
+        ("4k3/8/8/3pP3/8/8/8/4K3 w - d6 0 9", "e5d6", "-", "d6"),
+        ("4k3/8/8/3pP3/8/8/8/4K3 w - - 1 9", "e5e6", "-", "-"),
+        ("4k3/8/8/3p4/8/8/8/4K3 w - d6 0 9", "e1e2", "-", "-"),  # there is no pawn that could take in passing
+        ("4k3/1P6/8/8/8/8/8/4K3 w - - 0 9", "b7b8q", "-", "-"),
+    ],
+)
+def test_what_a_prompt_says_of_a_position_decides_which_moves_are_legal(position, move, castling, en_passant):
+    """Read back from the words of the built-in prompt, the position has the same legal moves as before."""
+    import chess
+
+    told = chessboard.described(position)
+    assert (told["castling"], told["en_passant"]) == (castling, en_passant)
+    board = chess.Board(None)
+    for color, words in ((chess.WHITE, told["white_squares"]), (chess.BLACK, told["black_squares"])):
+        for word in words.split():
+            if word.isupper():
+                kind = chess.PIECE_SYMBOLS.index(word.lower())
+            else:
+                board.set_piece_at(chess.parse_square(word), chess.Piece(kind, color))
+    board.turn = told["side"] == "White"
+    board.set_castling_fen(told["castling"])
+    board.ep_square = None if told["en_passant"] == "-" else chess.parse_square(told["en_passant"])
+    assert {one.uci() for one in board.legal_moves} == {one.uci() for one in chess.Board(position).legal_moves}
+    assert chess.Move.from_uci(move) in board.legal_moves
+    prompt = builtin()["chess"].format.prompt
+    assert all(f"{{{name}}}" in prompt for name in ("white_squares", "black_squares", "side", "castling", "en_passant"))
+
+
 def test_targets_of_any_task_may_be_moves_and_are_checked(tmp_path):
     lines = [{"q": f"{n}", "a": "a1a8", "fen": AFTER} for n in range(7)] + [{"q": "bad", "a": "a1h8", "fen": AFTER}]
     made = materialize(task_in(tmp_path, lines, position="fen"), SIZES, 0)

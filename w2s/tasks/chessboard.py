@@ -33,10 +33,18 @@ def is_legal(position: str, move: str) -> bool:
 
 
 def described(position: str) -> dict[str, str]:
-    """board (a line for each rank), white and black (pieces with their squares), side (to move)."""
+    """How a position looks, by what it is called in templates.
+
+    board: a line for each rank. white, black: pieces with their squares, `Kg1 Pf2 Pg2`. white_squares, black_squares:
+    the same as `K g1 P f2 g2`, where every square is the word that a move from it begins with, so that a tokenizer
+    which joins letters cannot make one token of a piece and half of its square. side: to move, White or Black.
+    castling: as in FEN, `KQkq` or `-`. en_passant: the square on which a pawn may be taken in passing, or `-`. White
+    or black, side, castling and en_passant say everything that decides which moves are legal.
+    """
     import chess
 
     board = _board(position)
+    _, _, castling, en_passant, *_ = board.fen().split()
 
     def pieces(color: bool) -> str:
         found = [
@@ -46,11 +54,23 @@ def described(position: str) -> dict[str, str]:
             f"{chess.piece_symbol(-kind).upper()}{chess.square_name(square)}" for kind, square in sorted(found)
         )
 
+    def squares(color: bool) -> str:
+        kinds = [(kind, sorted(board.pieces(kind, color))) for kind in reversed(chess.PIECE_TYPES)]
+        return " ".join(
+            " ".join([chess.piece_symbol(kind).upper(), *map(chess.square_name, found)])
+            for kind, found in kinds
+            if found
+        )
+
     return {
         "board": str(board),
         "white": pieces(chess.WHITE),
         "black": pieces(chess.BLACK),
+        "white_squares": squares(chess.WHITE),
+        "black_squares": squares(chess.BLACK),
         "side": "White" if board.turn else "Black",
+        "castling": castling,
+        "en_passant": en_passant,
     }
 
 

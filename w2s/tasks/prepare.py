@@ -68,8 +68,8 @@ def _shared(one: str, other: str) -> str:
 def lichess(record: Record) -> Record | Unfit:
     """A puzzle -> the position it is to be solved in, how that looks, and the answer.
 
-    Of its moves the first is the opponent's: `fen` is the position before it. Adds position (FEN), board, white, black
-    (pieces with their squares), side (to move) and answer (the first move of the solution, UCI).
+    Of its moves the first is the opponent's: `fen` is the position before it. Adds position (FEN), what
+    `chessboard.described` makes of it (pieces, side to move, rights) and answer (the first move of the solution, UCI).
     """
     from w2s.tasks import chessboard
 
