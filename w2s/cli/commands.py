@@ -144,6 +144,28 @@ def models() -> int:
     return 0
 
 
+def fields(path: str | None = None, *, markdown: bool = False) -> int:
+    """List what a sweep's YAML may say: types, bounds, defaults, what is part of a result's identity.
+
+    Arguments:
+      PATH                 a field as --set names it, such as recipe.tune (all of the first level)
+      --markdown           every field, as docs/sweeps.md has them
+
+    Examples:
+      w2s fields
+      w2s fields methods.mine.labels.transforms
+      w2s fields --markdown
+    """
+    from w2s.cli import fields as listed
+    from w2s.cli import handbook, terminal
+    from w2s.errors import SpecError
+
+    if markdown and path is not None:
+        raise SpecError(f"--markdown: is of all fields; leave out {path}")
+    say([handbook.page().removesuffix("\n")] if markdown else listed.lines(path or "", terminal.width()))
+    return 0
+
+
 def show(digest: str, *, results: Path = RESULTS) -> int:
     """Show one step: what it was asked, what came out, and for a failed one the reason and the end of its log.
 
@@ -234,7 +256,7 @@ def doctor(*, results: Path = RESULTS) -> int:
 COMMANDS: dict[str, Command] = {
     command.__name__: command
     for command in (
-        *(run, sweep, plan, status, results, compare, prefetch, tasks, models, show, label, verify, doctor),
+        *(run, sweep, plan, status, results, compare, prefetch, tasks, models, fields, show, label, verify, doctor),
         *(work, cancel, logs),
     )
 }
