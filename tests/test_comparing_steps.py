@@ -16,11 +16,14 @@ from tiny_models import save_model  # type: ignore[import-not-found]
 from w2s import inference, steps
 from w2s.analyze.report.examples import _readable
 from w2s.cli import describe, labelling
+from w2s.errors import SpecError
 from w2s.estimate import costs
 from w2s.experiments import expand
 from w2s.plan import build
-from w2s.spec import Engine, Frozen, LogConf, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
+from w2s.sources.spec import FileSource
+from w2s.spec import Engine, Frozen, LabelsSpec, LogConf, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
 from w2s.store import Store
+from w2s.supervision import FileLabels
 from w2s.sweep import read_sweep
 from w2s.tasks.registry import task_of
 
@@ -157,15 +160,15 @@ question: Which is better?
 tasks: {prefs: {file: prefs.jsonl, prompt: q, chosen: a, rejected: b}}
 sizes: {weak_train: 8, transfer: 8, val: 4, test: 20}
 models: {tiny: {use: minilm, layers: 1}, small: {use: minilm, layers: 2}}
-methods: [xent, logconf]
+methods: {xent: {}, logconf: {}}
 seeds: [0]
 """
 
 
-def sweep_of(folder, change=""):
+def sweep_of(folder, change="", sets=()):
     (folder / "prefs.jsonl").write_text('{"q": "q", "a": "a", "b": "b"}\n')
     (folder / "s.yaml").write_text(YAML + change)
-    return read_sweep(folder / "s.yaml")
+    return read_sweep(folder / "s.yaml", sets)
 
 
 def test_a_sweep_of_comparisons_is_planned_like_any_other(tmp_path):
@@ -196,3 +199,21 @@ def test_a_head_from_the_unembedding_needs_one_word(tmp_path):
     with pytest.raises(Exception, match=r"head_words: 2 words, and prefs compares texts by one score"):
         sweep_of(tmp_path, "recipe: {head_words: [' a', ' b']}\n")
     sweep_of(tmp_path, "recipe: {head_init: unembedding, head_words: [' good']}\n")
+
+
+def test_people_label_pairs_by_their_texts_in_whatever_order(grid, copied, tmp_path):
+    pairs = rows(copied, grid.data, "transfer.parquet")
+    written = [{"texts": row["texts"][::-1], "p": [0.25, 0.75]} for row in pairs[:3]]
+    path = tmp_path / "people.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
+    source = FileLabels(source=FileSource(file=str(path)), origin="raters")
+    spec = LabelsSpec(data=grid.data.digest(), source=source)
+    steps.run_step(spec, copied)
+    found = rows(copied, spec, "transfer.parquet")
+    assert [row["example_id"] for row in found] == [row["example_id"] for row in pairs[:3]]
+    assert [row["p"] for row in found] == [[0.75, 0.25]] * 3
+
+
+def test_no_place_is_the_most_frequent_one_of_pairs(tmp_path):
+    with pytest.raises(SpecError, match=r"methods.m.labels.from: majority is the most frequent class, and prefs compa"):
+        sweep_of(tmp_path, sets=["methods.m={labels: majority}"])

@@ -20,10 +20,10 @@ IDS, TEXTS = ["i0", "i1", "i2", "i3"], ["a film", "no film", "the end", "more"]
 
 @pytest.fixture
 def read(tmp_path):
-    def of(*rows, classes=CLASSES):
+    def of(*rows, classes=CLASSES, compares=False):
         file = tmp_path / "labels.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return External(file, classes)
+        return External(file, classes, compares)
 
     return of
 
@@ -65,7 +65,6 @@ def test_what_is_matched_in_the_order_of_the_examples(read):
     assert (places, p_NC.tolist()) == ([0, 3], [[1, 0], [0.5, 0.5]])
     assert (len(found.p), len(found.matched)) == (3, 2)
     assert found.of(["x"], ["y"])[1].shape == (0, 2)
-    assert found.of(["i0"], [None])[0] == [0]  # examples of several texts go by id
 
 
 @pytest.mark.parametrize(
@@ -109,6 +108,44 @@ def test_csv_and_parquet(tmp_path):
     assert External(tmp_path / "l.parquet", CLASSES).of(IDS, TEXTS)[1].tolist() == [[0.25, 0.75]]
     with pytest.raises(StepError, match=r"the extension '\.xls' says no format"):
         External(tmp_path / "l.xls", CLASSES)
+
+
+def test_of_compared_texts_a_row_has_them_in_any_order(read):
+    """`p` and `label` count by the places that the row gives its texts, which need not be those of the task."""
+    pairs = [("new", "old"), ("one", "two"), ("b", "a"), ("left", "out")]
+    found = read(
+        {"texts": ["old ", "new"], "p": [0.75, 0.25]},
+        {"texts": ["one", "two"], "label": "text 2"},
+        {"example_id": "i2", "p": [0.625, 0.375]},
+        classes=("text 1", "text 2"),
+        compares=True,
+    )
+    places, p_NC = found.of(IDS, pairs)
+    assert (places, p_NC.tolist()) == ([0, 1, 2], [[0.25, 0.75], [0, 1], [0.625, 0.375]])
+    assert len(found.matched) == 3
+    three = read({"texts": ["c", "a", "b"], "p": [0.5, 0.125, 0.375]}, classes=("1", "2", "3"), compares=True)
+    assert three.of(["x"], [("b", "c", "a")])[1].tolist() == [[0.375, 0.5, 0.125]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "new"}, r"row 1: expected a text in example_id or in the list texts, since this task compares texts"),
+        ({"texts": ["new"]}, r"row 1: texts: expected 2 texts \(got \['new'\]\)"),
+        ({"texts": ["new", 3]}, "row 1: texts: expected 2 texts"),
+        ({"texts": ["new", " new"]}, "row 1: texts: two of them are equal"),
+    ],
+)
+def test_rows_that_name_no_pair(read, row, message):
+    with pytest.raises(StepError, match=message):
+        read({**row, "label": 0}, compares=True)
+
+
+def test_a_pair_has_one_label_whichever_text_comes_first(read):
+    rows = [{"texts": ["new", "old"], "p": [0.25, 0.75]}, {"texts": ["old", "new"], "p": [0.75, 0.25]}]
+    assert len(read(*rows, compares=True).p) == 1
+    with pytest.raises(StepError, match="row 2: another label than row 1 has for the same example; keep one"):
+        read(rows[0], {**rows[1], "p": [0.25, 0.75]}, compares=True)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

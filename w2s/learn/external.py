@@ -1,12 +1,14 @@
 """A file of labels in, probabilities by example out; refuses what it cannot read, with the rows that are wrong.
 
-A row names its example by `example_id` or by the very `text`, and says the `label` (a class, or its number from 0) or
+A row names its example by `example_id` or by the very `text` (where texts are compared by the list `texts`, in any
+order, to which its classes then refer), and says the `label` (a class, or its number from 0) or
 `p`: a probability for each class as a list or by name, or, of two classes, that of the second one. In CSV, columns
 `p_<class>` do as well, so that what `w2s label` writes can be read. Where a row has both, `p` counts.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +27,13 @@ ROUNDED = 0.02  # by so much may probabilities miss a sum of 1: people write 0.3
 
 
 class External:
-    """The labels of a file. `matched`: keys that were found among examples so far."""
+    """The labels of a file. `matched`: keys that were found among examples so far.
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
-        self.path, self.classes = path, list(classes)
+    `compares`: an example is several texts, and a class is the place at which the better one stands.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str], compares: bool = False) -> None:
+        self.path, self.classes, self.compares = path, list(classes), compares
         self.p: dict[str, list[float]] = {}
         self.matched: set[str] = set()
         row_of: dict[str, int] = {}
@@ -36,7 +41,9 @@ class External:
         try:
             for number, record in read(path, Read()):
                 try:
-                    key, p_C = _key(record), _probabilities(record, self.classes)
+                    key, order = self._key(record)
+                    p_C = _probabilities(record, self.classes)
+                    p_C = p_C if order is None else [p_C[place] for place in order]
                     if key in self.p and p_C != self.p[key]:
                         raise ValueError(f"another label than row {row_of[key]} has for the same example; keep one")
                     self.p[key] = p_C
@@ -50,29 +57,56 @@ class External:
             raise StepError("\n".join(problems[:SHOWN] + more))
 
     def of(self, ids: Sequence[str], texts: Sequence[Any]) -> tuple[list[int], Floats]:
-        """Places of the examples that have a label, and their labels (N, C); an id counts before a text."""
-        found: dict[int, str] = {}
-        for place, names in enumerate(zip(ids, texts, strict=True)):
-            key = next((name for name in map(_named, ("example_id", "text"), names) if name in self.p), None)
-            if key is not None:
-                found[place] = key
-        self.matched.update(found.values())
-        p_NC = np.array([self.p[key] for key in found.values()], dtype=np.float32)
+        """Places of the examples that have a label, and their labels (N, C); an id counts before a text.
+
+        `texts`: of each example its text or, where texts are compared, all of them.
+        """
+        found: dict[int, list[float]] = {}
+        for place, (example_id, text) in enumerate(zip(ids, texts, strict=True)):
+            own = _named("example_id", example_id)
+            by_text, order = _of_texts(text) if self.compares else (_named("text", text), None)
+            if own in self.p:
+                found[place] = self.p[own]
+                self.matched.add(own)
+            elif by_text in self.p:
+                p_C = self.p[by_text]
+                found[place] = p_C if order is None else [p_C[order.index(i)] for i in range(len(order))]
+                self.matched.add(by_text)
+        p_NC = np.array(list(found.values()), dtype=np.float32)
         return list(found), p_NC.reshape(-1, len(self.classes))
+
+    def _key(self, record: Mapping[str, Any]) -> tuple[str, list[int] | None]:
+        """What a row is looked up by; of texts that are compared also the order in which their places are kept."""
+        value = record.get("example_id")
+        if isinstance(value, str) and value.strip():
+            return _named("example_id", value.strip()), None
+        given = record.get("texts" if self.compares else "text")
+        if self.compares and isinstance(given, list):
+            return _of_texts(_different(given, len(self.classes)))
+        if not self.compares and isinstance(given, str) and given.strip():
+            return _named("text", given.strip()), None  # as texts of tasks are
+        what = "in the list texts, since this task compares texts," if self.compares else "in text"
+        there = ", ".join(map(str, record)) or "nothing"
+        raise ValueError(f"expected a text in example_id or {what} (the row has {there})")
+
+
+def _different(texts: list[Any], expected: int) -> list[str]:
+    if len(texts) != expected or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"texts: expected {expected} texts (got {str(texts)[:80]})")
+    if len({text.strip() for text in texts}) < len(texts):
+        raise ValueError("texts: two of them are equal, so that none of the two is the better one")
+    return texts
 
 
 def _named(field: str, value: Any) -> str:
     return f"{field} {value}"
 
 
-def _key(record: Mapping[str, Any]) -> str:
-    for field in ("example_id", "text"):
-        value = record.get(field)
-        if isinstance(value, str) and value.strip():
-            return _named(field, value.strip())  # as texts of tasks are
-    raise ValueError(
-        f"expected a text in example_id or in text (the row has {', '.join(map(str, record)) or 'nothing'})"
-    )
+def _of_texts(texts: Sequence[str]) -> tuple[str, list[int]]:
+    """The same key for the same texts in any order, and where each text of the sorted ones stands in the given."""
+    stripped = [text.strip() for text in texts]
+    order = sorted(range(len(stripped)), key=stripped.__getitem__)
+    return _named("texts", json.dumps([stripped[place] for place in order])), order
 
 
 def _probabilities(record: Mapping[str, Any], classes: list[str]) -> list[float]:

@@ -79,7 +79,7 @@ class Evidence:
     y_N: Ints | None = None
     y_weak_M: Ints | None = None  # ground truth of weak_train, for the majority
     external: External | None = None
-    texts: Sequence[Any] = ()
+    texts: Sequence[Any] = ()  # of each example its text, or all of them where texts are compared
     activations: Mapping[str, Floats] = field(default_factory=dict)  # (N, D) by features step, in the order of `ids`
     fitted: Fitted | None = None  # of val: what the same transform of transfer had before it
 
@@ -285,7 +285,10 @@ def _subsample(given: Labelled, how: Subsample, found: Evidence, stream: Stream,
 def _plugin(given: Labelled, how: PluginTransform, found: Evidence, stream: Stream, drops: bool) -> Labelled:
     text_of = dict(zip(found.ids, found.texts, strict=True))
     seed = stream_seed(stream.seed, *stream.names, "transfer" if drops else "val")
-    made = custom.transformed(how, given.p_NC, given.ids, [text_of[example_id] for example_id in given.ids], seed)
+    texts = [text_of[example_id] for example_id in given.ids]
+    made = custom.transformed(
+        how, given.p_NC, given.ids, [text if isinstance(text, str) else None for text in texts], seed
+    )
     if made.dtype != np.bool_:
         return replace(given, p_NC=made)
     return given.keep(np.flatnonzero(made).tolist()) if drops else given
