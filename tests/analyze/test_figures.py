@@ -22,6 +22,7 @@ from w2s.analyze import figures
 from w2s.analyze.figures import calibration, colours, frame, look, scale, short_count
 from w2s.analyze.figures.look import ink_on, lean, lightness, names, wrapped
 from w2s.analyze.numbers.stats import absent
+from w2s.analyze.reading.scoring import ece
 from w2s.analyze.reading.selection import taken
 from w2s.errors import SpecError
 
@@ -213,7 +214,7 @@ def test_an_absent_pgr_is_no_figure(synthetic):
 
 @pytest.mark.parametrize(("what", "word"), [("metric", "acuracy"), ("size", "parms")])
 def test_unknown_words_are_refused_before_anything_is_drawn(synthetic, what, word):
-    with pytest.raises(SpecError, match=f"{what}: expected one of .*{word}"):
+    with pytest.raises(SpecError, match=rf"{what}: no such {what} '{word}' \(did you mean "):
         figures.figures(*read(synthetic()), **{what: word})
 
 
@@ -473,7 +474,7 @@ def test_counts_are_added_over_seeds(synthetic):
     assert [curve.seeds for curve in curves] == [3, 3, 3]
     assert all(curve.bins_K3[:, 0].sum() == 3 * cells[0].n for curve in curves)
     one = rows.test[taken("weak", cells[0].runs[0].weak, "final")]
-    assert calibration.error(one.bins_K3) == pytest.approx(one.ece)
+    assert ece(one.bins_K3) == pytest.approx(one.ece)
     student = curves[1].bins_K3
     assert student[:, 2].sum() / student[:, 0].sum() == pytest.approx(cells[0].accuracy.student.value)
 

@@ -1,4 +1,4 @@
-"""Metrics against values by hand and scikit-learn; joins refuse whatever does not fit."""
+"""Softmax and placements against values by hand and scikit-learn; joins refuse whatever does not fit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from w2s.analyze.reading import metrics
 from w2s.errors import StepError
@@ -41,52 +39,6 @@ def test_softmax_by_hand_and_without_overflow():
     np.testing.assert_allclose(p, [[0.25, 0.75], [1.0, 0.0]], atol=1e-7)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=60))
-def test_auroc_equals_scikit_learn_with_ties(pairs):
-    score = np.array([s for s, _ in pairs], dtype=float)
-    y = np.array([int(label) for _, label in pairs])
-    if len(set(y.tolist())) == 1:
-        assert math.isnan(metrics.auroc(score, y))
-    else:
-        assert metrics.auroc(score, y) == pytest.approx(roc_auc_score(y, score))
-
-
-def test_auroc_by_hand():
-    y = np.array([0, 0, 1, 1])
-    assert metrics.auroc(np.array([1.0, 2.0, 2.0, 3.0]), y) == 3.5 / 4  # three pairs in order, one tie
-    assert metrics.auroc(np.zeros(4), y) == 0.5
-
-
-def test_agreement_overall_where_right_and_where_wrong():
-    y = np.array([0, 0, 1, 1, 1])
-    weak = np.array([0, 1, 1, 1, 0])  # right, wrong, right, right, wrong
-    student = np.array([0, 1, 1, 0, 1])  # same, same, same, other, other
-    assert metrics.agreement(student, weak, y) == metrics.Agreement(3 / 5, 2 / 3, 1 / 2)
-    assert metrics.accuracy(student, y) == 3 / 5
-
-
-def test_agreement_over_no_examples_is_absent():
-    y = np.array([0, 1])
-    found = metrics.agreement(y, y, y)
-    assert (found.overall, found.right) == (1.0, 1.0)
-    assert math.isnan(found.wrong)
-
-
-def test_brier_by_hand_and_against_scikit_learn():
-    p = np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]])
-    y = np.array([0, 0, 1])
-    assert metrics.brier(p, y) == pytest.approx((2 * 0.04 + 2 * 0.36 + 2 * 0.81) / 3)
-    assert metrics.brier(p, y) == pytest.approx(2 * brier_score_loss(y, p[:, 1]))
-
-
-def test_ece_by_hand():
-    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
-    y = np.array([0, 0, 0, 1])  # sure and always right: off by 0.1; half sure and half right: off by 0.1
-    assert metrics.ece(p, y) == pytest.approx(0.1)
-    assert metrics.ece(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
-    assert metrics.ece(np.array([[1.0, 0.0]]), np.array([1])) == 1.0
-
-
 def test_majority_share():
     assert metrics.majority_share(np.array([0, 1, 1, 2])) == 0.5
 
@@ -95,7 +47,7 @@ def test_placements_have_the_auroc_as_their_mean_and_follow_ties():
     rng = np.random.default_rng(0)
     y_N = (rng.random(200) < 0.3).astype(np.int64)
     for score_N in (rng.normal(size=200) + y_N, np.round(rng.normal(size=200) + y_N), np.zeros(200)):
-        assert metrics.placements(score_N, y_N).mean() == pytest.approx(metrics.auroc(score_N, y_N))
+        assert metrics.placements(score_N, y_N).mean() == pytest.approx(roc_auc_score(y_N, score_N))
     ranks_N = np.unique(score := rng.normal(size=200), return_inverse=True)[1]
     np.testing.assert_array_equal(metrics.placements(ranks_N, y_N), metrics.placements(score, y_N))
 
@@ -105,8 +57,8 @@ def test_placements_tell_what_leaving_an_example_out_does():
     rng = np.random.default_rng(1)
     y_N = (rng.random(300) < 0.4).astype(np.int64)
     score_N = rng.normal(size=300) + y_N
-    whole = metrics.auroc(score_N, y_N)
-    without = np.array([metrics.auroc(np.delete(score_N, i), np.delete(y_N, i)) for i in range(300)])
+    whole = roc_auc_score(y_N, score_N)
+    without = np.array([roc_auc_score(np.delete(y_N, i), np.delete(score_N, i)) for i in range(300)])
     pseudo_N = 300 * whole - 299 * without
     np.testing.assert_allclose(metrics.placements(score_N, y_N), pseudo_N, atol=0.03)
 

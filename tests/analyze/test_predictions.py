@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
 from tampering import counted, reseal, write  # type: ignore[import-not-found]
 
 from w2s.analyze.reading import metrics, parallel
@@ -30,6 +30,31 @@ def some(models=1, n=300, classes=2, seed=0):
     return rng.normal(0, 2, (classes, models, n)), rng.integers(0, classes, n)
 
 
+def alone(logits_NC, y):
+    """One model's score."""
+    return score(np.array(logits_NC, dtype=np.float64).T[:, None], np.array(y))[0]
+
+
+def from_p(p_NC, y):
+    """The same from probabilities; one that is 0 comes from a logit that is very low."""
+    return alone(np.log(np.maximum(p_NC, 1e-300)), y)
+
+
+def brier_of(p_NC, y_N):
+    return ((p_NC - np.eye(p_NC.shape[1])[y_N]) ** 2).sum(axis=1).mean()
+
+
+def ece_of(p_NC, y_N):
+    """By its definition, bin by bin."""
+    confidence_N, right_N = p_NC.max(axis=1), p_NC.argmax(axis=1) == y_N
+    error = 0.0
+    for k in range(BINS):
+        inside = (confidence_N > k / BINS) & (confidence_N <= (k + 1) / BINS)
+        if inside.any():
+            error += inside.mean() * abs(confidence_N[inside].mean() - right_N[inside].mean())
+    return error
+
+
 # -- arrays to scores ---------------------------------------------------------------------------------------------
 
 
@@ -40,8 +65,8 @@ def test_scores_are_those_of_the_definitions_with_ties_too(logits_CBN, y_N):
         p_NC = metrics.softmax(logits_NC)
         assert scored.predicted_N.tolist() == logits_NC.argmax(axis=1).tolist()
         assert scored.right_N.tolist() == (logits_NC.argmax(axis=1) == y_N).tolist()
-        assert scored.ece == pytest.approx(metrics.ece(p_NC, y_N), abs=1e-12)
-        assert scored.brier == pytest.approx(metrics.brier(p_NC, y_N))
+        assert scored.ece == pytest.approx(ece_of(p_NC, y_N), abs=1e-12)
+        assert scored.brier == pytest.approx(brier_of(p_NC, y_N))
         margin_N = logits_NC[:, 1] - logits_NC[:, 0]
         if len(set(y_N.tolist())) == 2:
             assert scored.auroc == pytest.approx(roc_auc_score(y_N, margin_N))
@@ -49,6 +74,26 @@ def test_scores_are_those_of_the_definitions_with_ties_too(logits_CBN, y_N):
             assert np.isnan(scored.auroc)
         assert scored.margin_rank_N is not None
         assert scored.margin_rank_N.tolist() == [sorted(set(margin_N)).index(margin) for margin in margin_N]
+
+
+def test_auroc_by_hand():
+    y = [0, 0, 1, 1]
+    assert alone([[0.0, m] for m in (1.0, 2.0, 2.0, 3.0)], y).auroc == 3.5 / 4  # three pairs in order, one tie
+    assert alone(np.zeros((4, 2)), y).auroc == 0.5
+
+
+def test_brier_by_hand_and_against_scikit_learn():
+    p, y = [[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]], [0, 0, 1]
+    assert from_p(p, y).brier == pytest.approx((2 * 0.04 + 2 * 0.36 + 2 * 0.81) / 3)
+    assert from_p(p, y).brier == pytest.approx(2 * brier_score_loss(y, [0.2, 0.6, 0.1]))
+
+
+def test_ece_by_hand():
+    p = [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]]
+    # Sure and always right: off by 0.1; half sure and half right: off by 0.1.
+    assert from_p(p, [0, 0, 0, 1]).ece == pytest.approx(0.1)
+    assert from_p([[1.0, 0.0]], [0]).ece == 0.0
+    assert from_p([[1.0, 0.0]], [1]).ece == 1.0
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -232,10 +277,8 @@ def test_what_another_process_says_is_the_same_to_the_last_bit(synthetic):
             for name in ("predicted_N", "right_N", "margin_rank_N", "bins_K3"):
                 x, y = (getattr(one[wanted].scored, name) for one in (found, here))
                 assert (x is None and y is None) or (x.dtype == y.dtype and np.array_equal(x, y))
-            numbers = [
-                (one[wanted].scored.auroc, one[wanted].scored.brier, one[wanted].wall_s) for one in (found, here)
-            ]
-            assert np.array_equal(*numbers, equal_nan=True)
+            x, y = ([one[wanted].scored.auroc, one[wanted].scored.brier, one[wanted].wall_s] for one in (found, here))
+            assert np.array_equal(x, y, equal_nan=True)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40, -1], ids=["nothing", "half a head", "half a header", "half a table"])

@@ -13,8 +13,9 @@ from sklearn.metrics import roc_auc_score
 from tampering import counted, measured, reseal, rewrite, write  # type: ignore[import-not-found]
 
 from w2s.analyze.reading import demand as reading
-from w2s.analyze.reading import metrics, parallel
-from w2s.analyze.reading.rows import COLUMNS, load
+from w2s.analyze.reading import parallel
+from w2s.analyze.reading.rows import COLUMNS, agreement_of, load
+from w2s.analyze.reading.scoring import score_texts as scored_texts
 from w2s.analyze.reading.selection import Taken
 from w2s.analyze.reading.standing import standings
 from w2s.errors import SpecError, StepError
@@ -391,8 +392,21 @@ def test_agreement_is_that_of_its_definition(synthetic):
     rows = load("one", made.root)
     for _, row in rows.frame.iterrows():
         student, weak = (rows.test[Taken(row[f"{role}_digest"])] for role in ("student", "weak"))
-        found = metrics.agreement(student.predicted_N, weak.predicted_N, rows.truth[row.data_digest].y_N)
-        assert (row.agreement, row.agreement_right, row.agreement_wrong) == (found.overall, found.right, found.wrong)
+        same_N, right_N = student.predicted_N == weak.predicted_N, weak.predicted_N == rows.truth[row.data_digest].y_N
+        shares = (same_N.mean(), same_N[right_N].mean(), same_N[~right_N].mean())
+        assert (row.agreement, row.agreement_right, row.agreement_wrong) == shares
+
+
+def test_agreement_overall_where_right_and_where_wrong():
+    """By hand: the weak model is right, wrong, right, right, wrong; the student the same, same, same, other, other."""
+    y = np.array([0, 0, 1, 1, 1])
+    weak, student = (scored_texts(np.array(predicted), y) for predicted in ([0, 1, 1, 1, 0], [0, 1, 1, 0, 1]))
+    found = {"agreement": 3 / 5, "agreement_right": 2 / 3, "agreement_wrong": 1 / 2}
+    assert agreement_of(student, weak) == found
+    assert student.accuracy == 3 / 5
+    never_wrong = agreement_of(weak, scored_texts(y, y))
+    assert (never_wrong["agreement"], never_wrong["agreement_right"]) == (3 / 5, 3 / 5)
+    assert np.isnan(never_wrong["agreement_wrong"])
 
 
 def test_what_needs_a_damaged_step_and_is_not_there_is_blocked(synthetic):

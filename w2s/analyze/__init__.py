@@ -15,7 +15,7 @@ Nothing heavy is imported before one of these functions is called.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +123,14 @@ def median_pgr(rows: Rows, metric: str = "accuracy") -> pandas.DataFrame:
     import pandas
 
     from w2s.analyze.numbers.medians import medians
+    from w2s.analyze.reading.selection import diagnostic
 
     _require_metric(metric)
     lines = [
-        {"weak": m.weak_model, "student": m.student_model, "method": m.method, "selection": m.selection}
+        dict(zip(NAMES[1:], m.comparison, strict=True))
         | {"pgr": m.value, "low": m.low, "high": m.high, "tasks": m.tasks}
         | {"left_out": "; ".join(f"{reason}: {count}" for reason, count in sorted(m.left_out.items()))}
-        | {"note": _note(m.selection)}
+        | {"note": diagnostic(m.selection)}
         for m in medians(cells_of(rows), metric)
     ]
     columns = [*NAMES[1:], "pgr", "low", "high", "tasks", "left_out", "note"]
@@ -160,9 +161,11 @@ def table(rows: Rows, form: str = "text", metric: str = "accuracy", baseline: st
 
 
 def _levels(rows: Rows, metric: str) -> pandas.DataFrame:
+    from w2s.analyze.reading.selection import ROLES
+
     def line(cell: Cell) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for role in ("weak", "student", "ceiling"):
+        for role in ROLES:
             estimate = getattr(cell.measured(metric), role)
             found |= {**_interval(f"{role}_{metric}", estimate), f"{role}_seeds": estimate.seeds}
         student = cell.measured(metric).student
@@ -177,20 +180,15 @@ def _frame(
     """One line per cell, its names first."""
     import pandas
 
+    from w2s.analyze.reading.selection import diagnostic
+
     _require_metric(metric)
-    found: list[dict[str, Any]] = []
-    for cell in cells_of(rows, baseline):
-        names = (cell.task, cell.weak_model, cell.student_model, cell.method, cell.selection)
-        if (own := line(cell)) is not None:
-            found.append({**dict(zip(NAMES, names, strict=True)), **own, "note": _note(cell.selection)})
+    found = [
+        {**dict(zip(NAMES, cell.key, strict=True)), **own, "note": diagnostic(cell.selection)}
+        for cell in cells_of(rows, baseline)
+        if (own := line(cell)) is not None
+    ]
     return pandas.DataFrame(found, columns=None if found else list(NAMES))
-
-
-def _note(selection: str) -> str:
-    """What must stand beside every number of the selection."""
-    from w2s.analyze.reading.selection import DIAGNOSTIC
-
-    return DIAGNOSTIC if selection == "oracle" else ""
 
 
 def _estimate(name: str, found: Estimate) -> dict[str, Any]:
@@ -203,10 +201,8 @@ def _interval(name: str, found: Estimate) -> dict[str, Any]:
 
 
 def _require_metric(metric: str) -> None:
-    from w2s.analyze.numbers.cells import METRICS
+    from w2s.analyze.numbers.cells import METRICS, misnamed
     from w2s.errors import SpecError
-    from w2s.identity import nearest
 
-    known: Sequence[str] = METRICS
-    if metric not in known:
-        raise SpecError(f"metric: there is no {metric!r}{nearest(metric, known)}")
+    if problem := misnamed("metric", metric, METRICS):
+        raise SpecError(problem)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2s.analyze.numbers.aggregate import aggregate
-from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.numbers.cells import METRICS, Cell, misnamed
 from w2s.analyze.reading import merge
 from w2s.analyze.reading.merge import Merged, file_name
 from w2s.analyze.reading.rows import Rows
@@ -121,8 +121,7 @@ def require(
     folders, problems = merge.looked_up(names, root)
     cells = [cell for folder in folders for cell in _planned(folder)]
     for flag, given, known in (("metric", metric, METRICS), ("size", size, SIZES)):
-        if given not in known:
-            problems.append(f"{flag}: no such {flag} {given!r}{nearest(given, known)}")
+        problems += [problem] if (problem := misnamed(flag, given, known)) else []
     classes = {str(cell.get("task")): cell.get("n_classes") for cell in cells}
     if metric == "auroc" and classes and all(isinstance(n, int) and n != 2 for n in classes.values()):
         several = ", ".join(f"{task} ({n or 'generated text'})" for task, n in classes.items())

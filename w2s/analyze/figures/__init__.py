@@ -23,12 +23,11 @@ from matplotlib.figure import Figure
 from w2s.analyze.figures import accuracy, agreement, calibration, growth, heat, noise, recovered, said, training
 from w2s.analyze.figures.look import PNG_DPI, colours, save, short_count, shortened, style
 from w2s.analyze.figures.scale import SIZES
-from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.numbers.cells import METRIC_WORDS, METRICS, Cell, misnamed
 from w2s.analyze.numbers.medians import medians
 from w2s.analyze.numbers.scaling import fits
 from w2s.analyze.reading.rows import Rows
 from w2s.errors import SpecError
-from w2s.identity import nearest
 
 KINDS = ("accuracy", "pgr", "heat", "agreement", "curves", "calibration", "noise", "scaling")
 __all__ = ["KINDS", "PNG_DPI", "SIZES", "Named", "colours", "figures", "save", "short_count", "style"]
@@ -54,8 +53,8 @@ def figures(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy", size: s
     only takes the first. Raises SpecError for an unknown metric or size.
     """
     for what, word, known in (("metric", metric, METRICS), ("size", size, SIZES)):
-        if word not in known:
-            raise SpecError(f"{what}: expected one of {', '.join(known)} (got {word!r}{nearest(word, list(known))})")
+        if problem := misnamed(what, word, known):
+            raise SpecError(problem)
     return _figures(rows, list(cells), metric, size)
 
 
@@ -85,7 +84,7 @@ def _figures(rows: Rows, cells: list[Cell], metric: str, size: str) -> Iterator[
 def _named(made: tuple[Figure, str], kind: str, task: str, metric: str) -> Named:
     figure, alt = made
     of = shortened(task, 60) if task else "Medians over tasks"
-    title = TITLES[kind].format(metric=said.METRIC_NAMES[metric])
+    title = TITLES[kind].format(metric=METRIC_WORDS[metric].name)
     title = title[0].upper() + title[1:]
     return Named(f"{kind}-{task}" if task else kind, title, f"{of}: {alt}", figure, kind, task)
 

@@ -16,7 +16,7 @@ from w2s.analyze.figures import dots, lines, said
 from w2s.analyze.figures.frame import Words, columns_for
 from w2s.analyze.figures.look import DASHED, DOTTED, GREY, Key, keys, names, shortened
 from w2s.analyze.figures.scale import Scale, scale
-from w2s.analyze.numbers.cells import Cell, Measured
+from w2s.analyze.numbers.cells import METRIC_WORDS, Cell, Measured
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.reading.rows import ROLES
 from w2s.analyze.tables.sheet import one_line
@@ -34,10 +34,10 @@ def known(cells: Sequence[Cell], metric: str) -> bool:
 def of_task(cells: Sequence[Cell], metric: str, size: str) -> Figure:
     """The figure of one task."""
     found = {id(cell): cell.measured(metric) for cell in cells}
-    title = f"{shortened(cells[0].task, 60)}: {said.METRIC_NAMES[metric]}"
+    title = f"{shortened(cells[0].task, 60)}: {METRIC_WORDS[metric].name}"
     estimates = [getattr(m, role) for m in found.values() for role in ROLES]
     remark, chance = said.counts(cells, estimates), said.chance(cells, metric)
-    return _figure(cells, found, scale(cells, size), title, remark, chance, f"test {said.METRIC_NAMES[metric]}")
+    return _figure(cells, found, scale(cells, size), title, remark, chance, f"test {METRIC_WORDS[metric].name}")
 
 
 def over_tasks(cells: Sequence[Cell], metric: str, size: str) -> Figure | None:
@@ -45,7 +45,7 @@ def over_tasks(cells: Sequence[Cell], metric: str, size: str) -> Figure | None:
     every = said.tasks(cells)
     keyed: dict[tuple[str, str, str, str], dict[str, Cell]] = {}
     for cell in cells:
-        keyed.setdefault((*cell.pair, cell.method, cell.selection), {})[cell.task] = cell
+        keyed.setdefault(cell.comparison, {})[cell.task] = cell
     drawn = {key: own for key, own in keyed.items() if any(_complete(cell, metric) for cell in own.values())}
     kept = [
         task for task in every
@@ -56,12 +56,12 @@ def over_tasks(cells: Sequence[Cell], metric: str, size: str) -> Figure | None:
     ones = [own[kept[0]] for own in drawn.values()]
     found = {id(own[kept[0]]): _medians([own[task].measured(metric) for task in kept]) for own in drawn.values()}
     used = [own[task] for own in drawn.values() for task in kept]
-    title = f"Median {said.METRIC_NAMES[metric]} over {said.plural(len(kept), 'task')}"
+    title = f"Median {METRIC_WORDS[metric].name} over {said.plural(len(kept), 'task')}"
     left = [f"{len(every) - len(kept)} of {len(every)} tasks left out: not complete"] if len(kept) < len(every) else []
     if len(drawn) < len(keyed):
         left.append(f"{len(keyed) - len(drawn)} of {len(keyed)} lines are complete in no task")
     remark = "; ".join([f"each task: {said.counts(used)}", "medians without intervals", *left])
-    return _figure(ones, found, scale(used, size), title, remark, math.nan, f"median {said.METRIC_NAMES[metric]}")
+    return _figure(ones, found, scale(used, size), title, remark, math.nan, f"median {METRIC_WORDS[metric].name}")
 
 
 def _complete(cell: Cell, metric: str) -> bool:
@@ -182,7 +182,7 @@ def _ceilings(cells: Sequence[Cell], found: dict[int, Measured]) -> lines.Series
 
 def alt(cells: Sequence[Cell], metric: str) -> str:
     """The figure in a sentence for those who do not see it."""
-    name = said.METRIC_NAMES[metric]
+    name = METRIC_WORDS[metric].name
     values = {role: [e.value for c in cells if (e := getattr(c.measured(metric), role)).known] for role in ROLES}
     found = [f"{role} {_range(numbers)}" for role, numbers in values.items() if numbers]
     return one_line(f"{name} of weak models, students and ceilings: {', '.join(found)}")

@@ -35,6 +35,7 @@ from w2s.analyze.figures.look import (
 from w2s.analyze.figures.training import spaced
 from w2s.analyze.numbers.cells import Cell
 from w2s.analyze.reading.rows import ROLES, Rows
+from w2s.analyze.reading.scoring import ece
 from w2s.analyze.reading.selection import taken, variant
 
 MOST_PAIRS, MOST_METHODS = 4, 6
@@ -90,11 +91,6 @@ def _pooled(rows: Rows, cell: Cell, role: str, key: Key) -> Curve:
     wanted = [taken(role, getattr(run, role), cell.selection) for run in cell.runs]
     bins = [found.bins_K3 for one in wanted if (found := rows.test.get(one)) is not None and found.bins_K3.any()]
     return Curve(key, np.sum(bins, axis=0) if bins else np.zeros((0, 3)), len(bins))
-
-
-def error(bins_K3: Bins) -> float:
-    """Expected calibration error of the counts."""
-    return float(np.abs(bins_K3[:, 1] - bins_K3[:, 2]).sum() / bins_K3[:, 0].sum())
 
 
 def _figure(cells: Sequence[Cell], drawn: dict[tuple[str, str], list[Curve]], notes: Sequence[str]) -> Figure:
@@ -210,7 +206,7 @@ def _legend(axes: Axes, heads: Sequence[str], curves: Sequence[Curve]) -> None:
         x = box.x0 * width
         key = replace(curve.key, line=curve.key.line or "-", width=1.1)
         sample(figure, x / width, at, 0.3 / width, key)
-        label = f"{key.label}, ECE {error(curve.bins_K3):.3f}"
+        label = f"{key.label}, ECE {float(ece(curve.bins_K3)):.3f}"
         figure.text((x + 0.38) / width, at, label, fontsize=SMALL_PT, va="center_baseline")
     y += len(curves) * (height_in(1, SMALL_PT) + 0.03) + 0.04
     for place, line in enumerate(reversed(heads)):

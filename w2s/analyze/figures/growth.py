@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from w2s.analyze.figures import said
 from w2s.analyze.figures.frame import Heads, Sizes, Words, frame
 from w2s.analyze.figures.look import DOTTED, GREY, Key, few_ticks, keys, names, power, short_count, shortened
+from w2s.analyze.numbers.cells import METRIC_WORDS
 from w2s.analyze.numbers.scaling import Fit
 
 PANEL_IN = (3.1, 2.3)
@@ -40,7 +41,7 @@ def of_task(fits: Sequence[Fit], metric: str, size: str) -> Figure | None:
     heads = Heads([shortened(method) for method in shown], PANEL_IN[0])
     counts = {one.seeds for fit in known for one in fit.series.found}
     remark = f"{said.spread(sorted(counts))} seed{'' if counts == {1} else 's'}; laws y = c - a x^-b; {said.INTERVALS}"
-    title = f"{shortened(known[0].series.task, 60)}: {said.METRIC_NAMES[metric]} against size, with fitted laws"
+    title = f"{shortened(known[0].series.task, 60)}: {METRIC_WORDS[metric].name} against size, with fitted laws"
     words = Words(title, remark, [*([black] if ceilings else []), *look.values()], "", notes)
     sizes = Sizes(*PANEL_IN, left=0.62, head=heads.height_in, foot=0.42, last=0.5)
     figure, made = frame(words, -(-len(shown) // columns), columns, sizes, len(shown))
@@ -55,7 +56,7 @@ def of_task(fits: Sequence[Fit], metric: str, size: str) -> Figure | None:
         if place % columns:
             axes.set_yticklabels([])
         else:
-            axes.set_ylabel(said.METRIC_NAMES[metric])
+            axes.set_ylabel(METRIC_WORDS[metric].name)
     return figure
 
 

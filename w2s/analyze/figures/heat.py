@@ -21,8 +21,9 @@ from w2s.analyze.figures import said
 from w2s.analyze.figures.frame import Heads, Sizes, Words, columns_for, fitted, frame
 from w2s.analyze.figures.look import GREY, SMALL_PT, height_in, ink_on, names, number, shortened, width_in
 from w2s.analyze.figures.scale import scale
-from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.cells import METRIC_WORDS, Cell
 from w2s.analyze.numbers.medians import Median
+from w2s.analyze.reading.rows import ROLES
 from w2s.analyze.tables.sheet import one_line
 
 WIDE_IN, WIDEST_IN, NARROW_IN = 0.62, 1.0, 0.44  # of a place: few models, with names below; many models
@@ -31,7 +32,6 @@ HIGH_IN = 0.36
 FEW = 6
 NUMBER_PT, WORD_PT, LEAST_PT = 8.0, 7.0, 5.5
 BAR_IN = 2.2
-ROLES = ("weak", "student", "ceiling")
 Place = tuple[str, str, str, str]  # weak, student, method, selection
 
 
@@ -46,16 +46,16 @@ class Entry:
 
 def of_task(cells: Sequence[Cell], metric: str, size: str) -> Figure:
     """The map of one task."""
-    entries = {(*cell.pair, cell.method, cell.selection): _entry(cell, metric) for cell in cells}
-    title = f"{shortened(cells[0].task, 60)}: PGR ({said.METRIC_NAMES[metric]}) of each pair"
+    entries = {cell.comparison: _entry(cell, metric) for cell in cells}
+    title = f"{shortened(cells[0].task, 60)}: PGR ({METRIC_WORDS[metric].name}) of each pair"
     return _figure(cells, entries, title, f"{said.counts(cells)}; intervals are in the tables", size)
 
 
 def over_tasks(cells: Sequence[Cell], medians: Sequence[Median], metric: str, size: str) -> Figure:
     """The map of medians; places that not all tasks entered say how many did."""
     every = len(said.tasks(cells))
-    entries = {(m.weak_model, m.student_model, m.method, m.selection): _median(m, every) for m in medians}
-    title = f"Median PGR ({said.METRIC_NAMES[metric]}) of each pair over {said.plural(every, 'task')}"
+    entries = {m.comparison: _median(m, every) for m in medians}
+    title = f"Median PGR ({METRIC_WORDS[metric].name}) of each pair over {said.plural(every, 'task')}"
     remark = f"each task: {said.counts(cells)}"
     if any(0 < m.tasks < every for m in medians):
         remark = f"below a number: the tasks that entered, where not all; {remark}"

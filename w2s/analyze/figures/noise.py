@@ -16,7 +16,7 @@ from w2s.analyze.figures import said
 from w2s.analyze.figures.frame import Heads, Sizes, Words, frame
 from w2s.analyze.figures.look import DOTTED, GREY, Key, few_ticks, keys, names, shortened
 from w2s.analyze.figures.training import spaced
-from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.cells import METRIC_WORDS, Cell
 from w2s.analyze.numbers.stats import Estimate
 
 PANEL_IN = (3.1, 2.3)
@@ -41,7 +41,7 @@ def of_task(cells: Sequence[Cell], metric: str) -> Figure | None:
     models = names([name for pair in kept for name in pair])
     heads = {pair: f"{models[pair[0]]} → {models[pair[1]]}" for pair in kept}
     found = [cell.measured(metric).pgr for cell in drawn]
-    title = f"{shortened(drawn[0].task, 60)}: {said.METRIC_NAMES[metric]} gap recovered against label error"
+    title = f"{shortened(drawn[0].task, 60)}: {METRIC_WORDS[metric].name} gap recovered against label error"
     notes = [f"{len(kept)} of {len(pairs)} pairs shown"] if len(kept) < len(pairs) else []
     words = Words(title, f"{said.counts(drawn, found)}; {said.INTERVALS}", list(look.values()), "", notes)
     columns, lines = min(len(kept), COLUMNS), Heads(list(heads.values()), PANEL_IN[0])

@@ -19,7 +19,7 @@ from w2s.analyze.figures.accuracy import FEW, said_keys, supervisors
 from w2s.analyze.figures.frame import Words, columns_for
 from w2s.analyze.figures.look import Key, names, shortened
 from w2s.analyze.figures.scale import Scale, scale
-from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.cells import METRIC_WORDS, Cell
 from w2s.analyze.numbers.medians import Median
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.tables.sheet import one_line
@@ -45,7 +45,7 @@ class Recovered:
 def of_task(cells: Sequence[Cell], metric: str, size: str) -> Figure:
     """The figure of one task."""
     made = [_of_cell(cell, metric) for cell in cells]
-    title = f"{shortened(cells[0].task, 60)}: performance gap recovered ({said.METRIC_NAMES[metric]})"
+    title = f"{shortened(cells[0].task, 60)}: performance gap recovered ({METRIC_WORDS[metric].name})"
     remark = said.counts(cells, [one.found for one in made])
     return _figure(cells, made, scale(cells, size), title, remark, "PGR")
 
@@ -63,7 +63,7 @@ def over_tasks(cells: Sequence[Cell], medians: Sequence[Median], metric: str, si
     every = len(said.tasks(cells))
     made = [_of_median(median, every) for median in medians]
     entered = [m.tasks for m in medians if m.tasks]
-    title = f"Median performance gap recovered ({said.METRIC_NAMES[metric]}) over {said.plural(every, 'task')}"
+    title = f"Median performance gap recovered ({METRIC_WORDS[metric].name}) over {said.plural(every, 'task')}"
     remark = [f"medians over {said.spread(entered)} of {every} tasks"] if min(entered) < every else []
     remark.append(f"each task: {said.counts(cells)}")
     if all(math.isnan(m.low) for m in medians):

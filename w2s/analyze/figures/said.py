@@ -13,7 +13,6 @@ from w2s.analyze.reading.selection import SELECTIONS, variant
 from w2s.analyze.tables.sheet import one_line
 
 T = TypeVar("T")
-METRIC_NAMES = {"accuracy": "accuracy", "auroc": "AUROC"}
 INTERVALS = "bars: 95 % intervals"
 
 

@@ -24,7 +24,7 @@ from w2s.analyze.numbers.spread import Spread
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.reading.predictions import Truth
 from w2s.analyze.reading.rows import BOTH_CLASSES, CELL_KEYS, GENERATED, ROLES, TWO_CLASSES, Rows
-from w2s.analyze.reading.selection import DIAGNOSTIC, Taken, variant
+from w2s.analyze.reading.selection import Taken, diagnostic, variant
 from w2s.errors import SpecError
 from w2s.identity import nearest
 
@@ -38,10 +38,13 @@ def aggregate(
     """
     against, groups = _Baselines(rows, baseline), _groups(rows)
     pool, cells = Pool(rows), []
-    for key, group in groups.items():
-        cells.append(_cell(key, group, groups, against.of(key, groups), pool))
-        if progress is not None:
-            progress(len(cells), len(groups))
+    try:
+        for key, group in groups.items():
+            cells.append(_cell(key, group, groups, against.of(key, groups), pool))
+            if progress is not None:
+                progress(len(cells), len(groups))
+    finally:
+        pool.kept.write()
     return _corrected(cells)
 
 
@@ -83,7 +86,7 @@ def _corrected(cells: Sequence[Cell]) -> list[Cell]:
     """The cells with p-values corrected over the tasks on which the same comparison is made."""
     families: dict[Any, list[int]] = {}
     for place, cell in enumerate(cells):
-        families.setdefault((*cell.pair, cell.method, cell.selection), []).append(place)
+        families.setdefault(cell.comparison, []).append(place)
     found = list(cells)
     for metric in METRICS:
         for places in families.values():
@@ -139,7 +142,7 @@ def _runs(group: Group) -> Iterable[Run]:
 def _mixed_tests(group: Group, rows: Rows) -> str:
     """Why the seeds may not be pooled, or nothing."""
     truths: list[Truth] = [rows.truth[d] for d in dict.fromkeys(r["data_digest"] for r in group) if d in rows.truth]
-    if all(t.ids == truths[0].ids and np.array_equal(t.y_N, truths[0].y_N) for t in truths[1:]):
+    if all(truths[0].equals(other) for other in truths[1:]):
         return ""
     return "test sets differ: the seeds cannot be pooled"
 
@@ -219,7 +222,7 @@ def _differences(
 
 def _notes(cell: Cell) -> tuple[str, ...]:
     """Short remarks for the last column of a table, the most important first. Why PGR is absent stands in its place."""
-    notes = [DIAGNOSTIC] if cell.selection == "oracle" else []
+    notes = [note] if (note := diagnostic(cell.selection)) else []
     with_pgr = cell.accuracy.pgr.seeds
     if 0 < with_pgr < len(cell.planned):
         notes.append(f"PGR of {with_pgr} of {len(cell.planned)} seeds")

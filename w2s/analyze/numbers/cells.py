@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from w2s.analyze.numbers.spread import Spread
 from w2s.analyze.numbers.stats import Estimate, absent
+from w2s.analyze.reading.rows import AGREEMENTS as AGREEMENTS  # of this module, for those who ask
 from w2s.analyze.reading.rows import ROLES
 from w2s.analyze.reading.selection import variant
+from w2s.identity import nearest
 
-METRICS = ("accuracy", "auroc")
+
+class Words(NamedTuple):
+    """What a metric is called."""
+
+    name: str
+    many: str
+    short: str  # after the name of a model
+
+    @property
+    def head(self) -> str:
+        """At the beginning of a line."""
+        return self.name[0].upper() + self.name[1:]
+
+
+METRIC_WORDS = {"accuracy": Words("accuracy", "accuracies", "acc."), "auroc": Words("AUROC", "AUROCs", "AUROC")}
+METRICS = tuple(METRIC_WORDS)
 CHANCE_AUROC = 0.5
 UNKNOWN = absent("not measured")
+
+
+def misnamed(what: str, given: str, known: Sequence[str]) -> str:
+    """Why a name cannot be taken, with the nearest that can; nothing where it can."""
+    return "" if given in known else f"{what}: no such {what} {given!r}{nearest(given, known)}"
 
 
 class Run(NamedTuple):
@@ -44,7 +67,6 @@ class Measured:
 
 MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
 DIFFERENCES = ("difference", "pgr_difference")
-AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
 LABELS = ("label_accuracy", "label_share", "label_truth_share")
 SUPERVISED = ("supervisor_agreement", "supervisor_agreement_right", "supervisor_agreement_wrong")
 OVERLAPS = ("error_overlap", "error_overlap_expected", "error_overlap_excess")
@@ -103,6 +125,16 @@ class Cell:
     @property
     def pair(self) -> tuple[str, str]:
         return self.weak_model, self.student_model
+
+    @property
+    def comparison(self) -> tuple[str, str, str, str]:
+        """What cells of several tasks have in common: weak, student, method, selection."""
+        return (*self.pair, self.method, self.selection)
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """What tells a cell from all others, in the order of CELL_KEYS."""
+        return (self.task, *self.comparison)
 
     @property
     def is_baseline(self) -> bool:

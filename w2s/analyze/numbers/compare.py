@@ -26,16 +26,16 @@ from w2s.analyze.numbers.stats import Estimate
 from w2s.analyze.reading import configuration
 from w2s.analyze.reading.configuration import changed, flat
 from w2s.analyze.reading.metrics import placements
-from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
+from w2s.analyze.reading.rows import AGREEMENTS, CELL_KEYS, LEARNED, ROLES, SCORES, Rows
 from w2s.analyze.reading.selection import taken
 from w2s.progress import Report, silent
 
 RUN = [*CELL_KEYS, "seed"]
 # What a row says of models. How long a run took and what it cost is none of it.
 NUMBERS = (
-    *(f"{role}_{column}" for column in ("accuracy", "auroc", "ece", "brier") for role in ROLES),
-    *("agreement", "agreement_right", "agreement_wrong", "pgr", "pgr_auroc"),
-    *("label_accuracy", "label_examples", "label_share", "label_truth_share"),
+    *(f"{role}_{column}" for column in SCORES for role in ROLES),
+    *(*AGREEMENTS, "pgr", "pgr_auroc"),
+    *LEARNED,
     *("n", "n_classes", "majority_share", "selected_step", "evaluations"),
 )
 FIRST = ("student_accuracy", "ceiling_accuracy", "weak_accuracy", "pgr")  # of the numbers, those that readers look for
@@ -209,9 +209,7 @@ class _Noise:
         data = (str(row["data_digest_a"]), str(row["data_digest_b"]))
         if data not in self._equal:
             a, b = (rows.truth.get(digest) for rows, digest in zip(self.sides.values(), data, strict=True))
-            self._equal[data] = (
-                a is not None and b is not None and a.ids == b.ids and bool(np.array_equal(a.y_N, b.y_N))
-            )
+            self._equal[data] = a is not None and b is not None and a.equals(b)
         return self._equal[data]
 
     def beyond(self, row: Row, column: str) -> bool | None:

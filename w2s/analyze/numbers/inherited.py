@@ -4,7 +4,7 @@ Agreement is with the weak model of the pair; where a student learned from anoth
 supervisor stands beside it. Errors: a student may repeat a weak model's error because it learned it, or because the
 example is hard. The ceiling never saw the weak labels, so the share of those errors that the ceiling makes too is what
 chance and hardness explain; the excess is the rest. Misfit: the student's loss against the weak model's (soft)
-predictions on test, in nats; 0 only where those are certain and followed.
+predictions on test, in nats; 0 only where those are certain and followed. It alone takes logits, and so is kept.
 
 Sources: Burns et al. 2023, sec. 5.1 (agreement); Charikar et al. 2024, arXiv 2405.15116 (misfit, of squared loss).
 Shapes: S seeds, N test examples, C classes.
@@ -142,6 +142,12 @@ def _misfit(group: Group, pool: Pool) -> Part:
     couple = present(group, ("weak", "student"), pool.rows)
     if not couple["weak"]:
         return _without([MISFIT], in_the_way(group, ("weak", "student")))
+    data = str(group[0]["data_digest"])
+    name = pool.kept.name(
+        MISFIT, [model for pair in zip(couple["weak"], couple["student"], strict=True) for model in pair]
+    )
+    if (known := pool.kept.get(data, name)) is not None:
+        return _without([MISFIT], known)
     by_student = {record["student_digest"]: record for record in group}
     losses = []
     for weak, student in zip(couple["weak"], couple["student"], strict=True):
@@ -152,7 +158,7 @@ def _misfit(group: Group, pool: Pool) -> Part:
             return _without([MISFIT], absent("predictions could not be read"))
         losses.append(cross_entropy(*of))
     loss = Measure(np.stack(losses))
-    return [loss], lambda: {MISFIT: stats.mean(loss, (0.0, math.inf))}
+    return [loss], lambda: {MISFIT: pool.kept.put(data, name, stats.mean(loss, (0.0, math.inf)))}
 
 
 def cross_entropy(weak_NC: NDArray[np.floating[Any]], student_NC: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

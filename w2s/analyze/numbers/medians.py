@@ -16,6 +16,8 @@ import numpy as np
 
 from w2s.analyze.numbers.cells import Cell
 from w2s.analyze.numbers.spread import LEVEL, needed
+from w2s.analyze.reading.rows import ROLES
+from w2s.analyze.reading.selection import diagnostic
 
 EFFECT = 0.1  # the PGR difference that the power note is about
 POWER = 0.8
@@ -39,6 +41,11 @@ class Median:
     left_out: dict[str, int]  # reason -> tasks
     accuracy: tuple[float, float, float]  # medians of weak, student and ceiling over the tasks that entered
 
+    @property
+    def comparison(self) -> tuple[str, str, str, str]:
+        """As that of the cells."""
+        return self.weak_model, self.student_model, self.method, self.selection
+
 
 @dataclass(frozen=True)
 class Contest:
@@ -59,6 +66,11 @@ class Contest:
     wilcoxon_p: float
     t_p: float
     left_out: dict[str, int]
+
+    @property
+    def comparison(self) -> tuple[str, str, str, str]:
+        """As that of the cells."""
+        return self.weak_model, self.student_model, self.method, self.selection
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ def _by_comparison(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells that differ in their task alone."""
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
-        found.setdefault((*cell.pair, cell.method, cell.selection), []).append(cell)
+        found.setdefault(cell.comparison, []).append(cell)
     return list(found.values())
 
 
@@ -99,9 +111,9 @@ def _median(own: list[Cell], metric: str) -> Median:
     values = sorted(found.pgr.value for found in measured)
     low, high = order_interval(values)
     first = own[0]
-    levels = [[getattr(found, role).value for found in measured] for role in ("weak", "student", "ceiling")]
+    levels = [[getattr(found, role).value for found in measured] for role in ROLES]
     return Median(
-        *first.pair, first.method, first.selection, first.weak_params, first.student_params,
+        *first.comparison, first.weak_params, first.student_params,
         _middle(values), low, high, len(entered), dict(why),
         (_middle(levels[0]), _middle(levels[1]), _middle(levels[2])),
     )  # fmt: skip
@@ -125,7 +137,7 @@ def order_interval(ascending: Sequence[float]) -> tuple[float, float]:
 
 def contests(cells: Sequence[Cell], metric: str = "accuracy") -> list[Contest]:
     """Every method but the baseline, over the tasks where its PGR and the baseline's both enter a median."""
-    places = {(cell.task, *cell.pair, cell.method, cell.selection): cell for cell in cells}
+    places = {cell.key: cell for cell in cells}
     found = []
     for own in _by_comparison(cell for cell in cells if not cell.is_baseline):
         why: Counter[str] = Counter()
@@ -149,7 +161,7 @@ def _contest(first: Cell, entered: list[Cell], metric: str, left_out: dict[str, 
     levels = [cell.measured(metric).difference.value for cell in entered]
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Contest(
-        *first.pair, first.method, first.selection, first.baseline, len(entered), wins,
+        *first.comparison, first.baseline, len(entered), wins,
         len(entered) - wins - losses, losses, _middle(differences), float(np.mean(levels)) if levels else math.nan,
         *_tests(differences), left_out,
     )  # fmt: skip
@@ -172,7 +184,7 @@ def _tests(differences: Sequence[float]) -> tuple[float, float, float]:
 def power(cells: Sequence[Cell], metric: str = "accuracy") -> Power | None:
     """By the cells that compare a method with the baseline, or by all where none does; None where no cell of several
     seeds has a PGR. The diagnostic selection has no part in it."""
-    usable = [c for c in cells if c.selection != "oracle" and c.measured(metric).noise is not None]
+    usable = [c for c in cells if not diagnostic(c.selection) and c.measured(metric).noise is not None]
     # Where the baseline was not planned a cell has the noise of its own PGR, which is no difference's.
     compared = [cell for cell in usable if not cell.is_baseline and cell.measured(metric).pgr_difference.known]
     of = "distance of a PGR from a fixed number"

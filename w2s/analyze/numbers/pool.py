@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2s.analyze.numbers import stats
+from w2s.analyze.numbers.kept import Kept
 from w2s.analyze.numbers.resamples import Measure
 from w2s.analyze.numbers.stats import Estimate, absent
 from w2s.analyze.reading.metrics import placements
@@ -33,6 +34,7 @@ class Pool:
         self._measures: OrderedDict[Any, Measure] = OrderedDict()
         self._estimates: dict[Any, Estimate] = {}
         self._logits: OrderedDict[Any, NDArray[np.floating[Any]]] = OrderedDict()
+        self.kept = Kept(rows.store.root.parent, rows.stamps)
 
     def measure(self, metric: str, data: str, models: Iterable[Taken]) -> Measure:
         """Accuracy: is the model of that seed right about that test example? AUROC: the example's share in it."""

@@ -31,7 +31,7 @@ from w2s.analyze.numbers.resamples import Floats, Measure, stream
 from w2s.analyze.numbers.spread import LEVEL
 from w2s.analyze.numbers.stats import Contrasts, Estimate, absent
 from w2s.analyze.reading.rows import Rows
-from w2s.analyze.reading.selection import Taken, taken, variant
+from w2s.analyze.reading.selection import Taken, diagnostic, taken, variant
 
 FEWEST = 4  # sizes
 RESAMPLES = 1000  # of those that intervals are made of, the first
@@ -213,7 +213,7 @@ def every(rows: Rows, cells: Sequence[Cell], metric: str, size: str) -> Iterator
     """The series of each task: its ceilings; then, by supervisor and method, students and their PGR. A student that the
     ground truth of test chose is a diagnostic and has none."""
     pool, draws = Pool(rows), _Draws()
-    honest = [cell for cell in cells if cell.selection != "oracle"]
+    honest = [cell for cell in cells if not diagnostic(cell.selection)]
     for task in dict.fromkeys(cell.task for cell in honest):
         own = [cell for cell in honest if cell.task == task]
         once = list({cell.student_model: cell for cell in reversed(own)}.values())

@@ -7,6 +7,7 @@ those of its students, and labels for transfer what is said of labels alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from w2s.analyze.reading.learned import LABELS, Learned
 from w2s.analyze.reading.parallel import Data
 from w2s.analyze.reading.predictions import Found, Reader, Truth, Wanted, judge
 from w2s.analyze.reading.scoring import Scored
-from w2s.analyze.reading.selection import Choice, Taken, taken
+from w2s.analyze.reading.selection import ROLES, Choice, Taken, taken
 from w2s.analyze.reading.standing import UNPLANNED, Standing, first_line
 from w2s.errors import StepError
 from w2s.progress import Count
@@ -33,6 +34,7 @@ class Evidence:
         self.standing, self._reader, self._store = standing, Reader(store), store
         self.supervisors: dict[str, str] = {}  # train steps, by what students learned from; '' where it is not just one
         self.test: dict[Taken, Scored] = {}
+        self.stamps: dict[Taken, bytes] = {}  # of the files of final predictions, hashed
         self.transfer: dict[str, Scored] = {}
         self.truth: dict[str, Truth] = {}  # of test, by materialize digest
         self.majority_share: dict[str, float] = {}
@@ -85,6 +87,7 @@ class Evidence:
             self.damaged[wanted.digest] = first_line(found)
         else:
             self._keep(Taken(wanted.digest), found)
+            self.stamps[Taken(wanted.digest)] = hashlib.blake2b(found.stamp, digest_size=16).digest()
 
     def _keep(self, which: Taken, found: Found) -> None:
         scored = self.test[which] = found.scored
@@ -142,7 +145,7 @@ def _finals(cells: Iterable[Mapping[str, Any]], supervisors: Mapping[str, str]) 
     found: dict[Data, dict[Wanted, None]] = {}
     for cell in cells:
         own = found.setdefault(_data(cell), {})
-        for role in ("weak", "student", "ceiling"):
+        for role in ROLES:
             own[Wanted(cell[f"{role}_digest"])] = None
         if supervisors[cell["judge"]]:
             own[Wanted(supervisors[cell["judge"]])] = None

@@ -83,6 +83,10 @@ class Truth:
     def majority_share(self) -> float:
         return metrics.majority_share(self.y_N)
 
+    def equals(self, other: Truth) -> bool:
+        """True where these are the same examples with the same truth, so that what was measured can be paired."""
+        return self.ids == other.ids and bool(np.array_equal(self.y_N, other.y_N))
+
 
 @dataclass(frozen=True)
 class Given:

@@ -20,7 +20,8 @@ import pandas as pd
 from w2s.analyze.reading.evidence import Evidence, taken_of
 from w2s.analyze.reading.learned import Learned
 from w2s.analyze.reading.predictions import Scored, Truth, judge_of
-from w2s.analyze.reading.selection import DIAGNOSTIC, SELECTIONS, Taken
+from w2s.analyze.reading.selection import ROLES as ROLES  # of this module, for those who ask
+from w2s.analyze.reading.selection import SELECTIONS, Taken, diagnostic
 from w2s.analyze.reading.standing import UNPLANNED, Standing, standings, unfinished
 from w2s.errors import SpecError, StepError
 from w2s.identity import nearest
@@ -28,8 +29,10 @@ from w2s.progress import silent
 from w2s.store import Store
 from w2s.yamlfile import read_yaml
 
-ROLES = ("weak", "student", "ceiling")
 NAN = float("nan")
+AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")  # of the student with the weak model
+# Of the labels that the student learned from, whoever gave them.
+LEARNED = ("label_accuracy", "label_examples", "label_share", "label_truth_share")
 CELL_KEYS = ("task", "weak", "student", "method", "selection")
 SCORES = ("accuracy", "auroc", "ece", "brier")
 COLUMNS = (
@@ -37,9 +40,8 @@ COLUMNS = (
     *("weak_params", "student_params"),
     *(f"{role}_{column}" for role in ROLES for column in ("status", "reason")),
     *(f"{role}_{column}" for column in SCORES for role in ROLES),
-    *("agreement", "agreement_right", "agreement_wrong"),
-    # Of the labels that the student learned from, whoever gave them.
-    *("label_accuracy", "label_examples", "label_share", "label_truth_share"),
+    *AGREEMENTS,
+    *LEARNED,
     *("pgr", "pgr_reason", "pgr_auroc", "pgr_auroc_reason"),
     # Of the run that trained the model and predicted with it, as its manifest says.
     *(f"{role}_{column}" for column in ("seconds", "flops") for role in ROLES),
@@ -72,6 +74,7 @@ class Rows:
     folder: Path
     frame: pd.DataFrame
     test: dict[Taken, Scored] = field(default_factory=dict)  # by train digest and selection
+    stamps: dict[Taken, bytes] = field(default_factory=dict)  # of the files of final ones, a hash when they were read
     transfer: dict[str, Scored] = field(default_factory=dict)  # by train digest, of those that label
     truth: dict[str, Truth] = field(default_factory=dict)  # by materialize digest; the test split
     learned: dict[str, Learned] = field(default_factory=dict)  # labels for transfer, by the frame's `label_digest`
@@ -127,7 +130,7 @@ def load(
     if found.damaged:  # what needs it and is not there is blocked
         found.standing = standings(plan["steps"], rows.store, found.damaged, overview)
     rows.standing, rows.test, rows.transfer, rows.truth = found.standing, found.test, found.transfer, found.truth
-    rows.learned = found.learned
+    rows.learned, rows.stamps = found.learned, found.stamps
     records = [_row(rows.name, cell, found) for cell in plan["cells"]]
     rows.frame = pd.DataFrame.from_records(records, columns=list(COLUMNS)).astype(
         dict.fromkeys(WHOLE, "Int64")  # though some are absent
@@ -209,15 +212,15 @@ def _row(sweep: str, cell: Mapping[str, Any], found: Evidence) -> tuple[Any, ...
 
 
 def agreement_of(student: Scored, weak: Scored) -> dict[str, float]:
-    """`metrics.agreement` by counting: one of 100,000 rows costs a tenth of what means over masks cost."""
+    """How often the student predicts what its supervisor predicts: of all, where that is right, where it is wrong.
+    NaN over no examples. By counting: one of 100,000 rows costs a tenth of what means over masks cost.
+    Source: Burns et al. 2023, sec. 5.1.1."""
     same_N = student.predicted_N == weak.predicted_N
     n, same = len(same_N), int(np.count_nonzero(same_N))
     right, same_right = int(np.count_nonzero(weak.right_N)), int(np.count_nonzero(same_N & weak.right_N))
-    return {
-        "agreement": same / n,
-        "agreement_right": same_right / right if right else NAN,
-        "agreement_wrong": (same - same_right) / (n - right) if n > right else NAN,
-    }
+    of_right = same_right / right if right else NAN
+    of_wrong = (same - same_right) / (n - right) if n > right else NAN
+    return dict(zip(AGREEMENTS, (same / n, of_right, of_wrong), strict=True))
 
 
 def recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) -> tuple[float, str]:
@@ -240,7 +243,7 @@ def recovered(row: Mapping[str, Any], metric: str, states: Mapping[str, str]) ->
 
 def _choice(cell: Mapping[str, Any], found: Evidence, reason: str) -> dict[str, Any]:
     """The columns that tell the chosen step, or why there is none."""
-    notes = [DIAGNOSTIC] if cell["selection"] == "oracle" else []
+    notes = [note] if (note := diagnostic(cell["selection"])) else []
     choice = found.choices.get(taken_of(cell, "student"))
     if choice is None:
         notes.append(f"no step chosen: {reason or 'no ground truth of test'}")

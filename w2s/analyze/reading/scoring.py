@@ -86,7 +86,8 @@ def confidence_bins(confidence_BN: Floats, right_BN: Bools) -> NDArray[np.float6
 
 
 def ece(bins_BK3: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected calibration error of each model: confidence against accuracy, weighted by the examples in each bin."""
+    """Expected calibration error of each model: confidence against accuracy, weighted by the examples in each bin.
+    Source: Guo et al. 2017, sec. 2."""
     excess_BK = np.abs(bins_BK3[..., 1] - bins_BK3[..., 2])
     return np.asarray(excess_BK.sum(axis=-1) / bins_BK3[..., 0].sum(axis=-1))
 

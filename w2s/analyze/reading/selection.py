@@ -17,6 +17,7 @@ import numpy as np
 from w2s.analyze.reading.metrics import Ints
 from w2s.sweepfile import Selection
 
+ROLES = ("weak", "student", "ceiling")  # of a cell's models
 SELECTIONS: tuple[str, ...] = typing.get_args(Selection)
 DIAGNOSTIC = "diagnostic: chosen on test"
 
@@ -48,9 +49,14 @@ def choose(predicted_EN: Ints, wanted_N: Ints, step_E: Ints) -> Choice:
     return Choice(place, int(step_E[place]), len(step_E))
 
 
+def diagnostic(selection: str) -> str:
+    """What must stand beside every number of a selection; nothing where it is a result like any other."""
+    return DIAGNOSTIC if selection == "oracle" else ""
+
+
 def variant(method: str, selection: str) -> str:
     """A method as tables and figures call it: with its selection, unless that is simply the final model. The diagnostic
     one never stands anywhere without saying so."""
     if selection == "final":
         return method
-    return f"{method}, {'oracle (diagnostic)' if selection == 'oracle' else selection}"
+    return f"{method}, {selection} (diagnostic)" if diagnostic(selection) else f"{method}, {selection}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.cells import METRIC_WORDS, Cell
 from w2s.analyze.reading.rows import Rows
 from w2s.analyze.report import origins, sheets, summary
 from w2s.analyze.report.packing import packed, packed_bytes, script_json
@@ -212,7 +212,7 @@ def _html(about: _Given, pictures: Sequence[Group], packs: Mapping[str, str], le
     return environment.get_template("page.html").render(
         document=document,
         findings=summary.findings(cells, metric),
-        metric={"accuracy": "accuracy", "auroc": "AUROC"}[metric],
+        metric=METRIC_WORDS[metric].name,
         facts=_facts(cells, runs),
         origins=origins.origins(runs),
         sweeps=origins.sweeps(rows),

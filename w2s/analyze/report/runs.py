@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w2s.analyze.reading.rows import ROLES, Rows
+from w2s.analyze.reading.rows import AGREEMENTS, ROLES, SCORES, Rows
 from w2s.analyze.reading.selection import Taken
 from w2s.analyze.report.examples import Disagreements
 from w2s.analyze.report.history import Curve, curves
@@ -27,8 +27,6 @@ KINDS = {"materialize": "data", "labels": "labels", "train": "between"}  # of st
 HISTORY_POINTS = 100
 EXAMPLES = 20
 LOG_CHARS = 4_000
-MEASURES = ("accuracy", "auroc", "ece", "brier")
-AGREEMENTS = ("agreement", "agreement_right", "agreement_wrong")
 ENVIRONMENT = ("version", "git", "python", "libraries", "host", "platform", "cpus")
 AMOUNTS = ("started", "wall_s", "peak_rss_mib", "devices", "phases", "examples", "tokens", "flops")
 
@@ -46,7 +44,7 @@ class Facts:
     data: str = ""
     methods: dict[str, None] = field(default_factory=dict)
     label_accuracy: float | int | None = None
-    numbers: list[list[Any]] = field(default_factory=list)  # selection, step, MEASURES, AGREEMENTS
+    numbers: list[list[Any]] = field(default_factory=list)  # selection, step, SCORES, AGREEMENTS
 
 
 @dataclass
@@ -117,7 +115,7 @@ def _facts(rows: Rows) -> dict[str, Facts]:
 
 def _numbers(row: Mapping[Any, Any], role: str) -> list[Any] | None:
     """What was measured of one role of a row; None where nothing was."""
-    measured = [number(_float(row.get(f"{role}_{name}"))) for name in MEASURES]
+    measured = [number(_float(row.get(f"{role}_{name}"))) for name in SCORES]
     if measured[0] is None:
         return None
     if role != "student":

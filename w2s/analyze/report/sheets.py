@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from w2s.analyze.numbers.cells import METRIC_WORDS
 from w2s.analyze.reading.rows import ROLES, Rows
 from w2s.analyze.reading.selection import variant
 from w2s.analyze.report.packing import number
@@ -65,7 +66,7 @@ def seeds(rows: Rows, place: Mapping[str, int], metric: str) -> Table:
         _column("Method", [variant(str(row["method"]), str(row["selection"])) for row in frame]),
         _column("Seed", [str(row["seed"]) for row in frame], [int(row["seed"]) for row in frame]),
     ]
-    short = "acc." if metric == "accuracy" else "AUROC"
+    short = METRIC_WORDS[metric].short
     for role in ROLES:
         links = [place.get(str(row[f"{role}_digest"])) for row in frame]
         known = [_number(row.get(f"{role}_{metric}")) for row in frame]

@@ -14,7 +14,7 @@ from statistics import median
 
 from w2s.analyze.numbers.cells import Cell
 from w2s.analyze.numbers.medians import Median, medians
-from w2s.analyze.reading.selection import variant
+from w2s.analyze.reading.selection import diagnostic, variant
 from w2s.analyze.tables.sheet import label, one_line, with_interval
 
 FEW = 6
@@ -69,7 +69,7 @@ def findings(cells: Sequence[Cell], metric: str) -> list[Finding]:
     if len(lines) > FEW and pairs > 1:
         lines = _over_pairs(lines, over_tasks=tasks > 1)
         pairs = 1
-    lines.sort(key=lambda line: line.selection == "oracle")  # stable
+    lines.sort(key=lambda line: bool(diagnostic(line.selection)))  # stable
     low, high = _scale(lines)
     scale = (low, high) if any(line.pairs for line in lines) else None
     return [_finding(line, pairs > 1, lambda value: (value - low) / (high - low), scale) for line in lines]
@@ -148,7 +148,7 @@ def _finding(
         pgr.interval if pgr else "",
         one_line(line.basis),
         (f"{weak:.3f}", f"{student:.3f}", f"{ceiling:.3f}"),
-        diagnostic=line.selection == "oracle",
+        diagnostic=bool(diagnostic(line.selection)),
         marks=(place(weak), place(student), place(ceiling)) if drawn else None,
         dots=tuple(min(1.0, max(0.0, place(value))) for value in line.pairs),
         ends=(place(0.0), place(1.0)),

@@ -16,9 +16,9 @@ from w2s.analyze.numbers.cells import INHERITED, MEASURED, METRICS, Cell
 from w2s.analyze.numbers.medians import contests, medians
 from w2s.analyze.numbers.scaling import Fit, fits
 from w2s.analyze.numbers.stats import Estimate
-from w2s.analyze.reading.rows import ROLES, WHOLE, Rows
+from w2s.analyze.reading.rows import CELL_KEYS, ROLES, WHOLE, Rows
 from w2s.analyze.reading.scoring import BINS
-from w2s.analyze.reading.selection import DIAGNOSTIC
+from w2s.analyze.reading.selection import diagnostic
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,7 +43,7 @@ def cells_parquet(cells: Sequence[Cell]) -> bytes:
 
 def _cell_columns() -> list[str]:
     """The columns in their order, whether there are cells or not."""
-    head = ["task", "weak", "student", "method", "selection", "weak_params", "student_params"]
+    head = [*CELL_KEYS, "weak_params", "student_params"]
     head += ["weak_flops", "student_flops", "n", "n_classes", "seeds_planned", "seeds_done", "majority_share"]
     head += ["at_chance", "baseline"]
     for metric in METRICS:
@@ -67,8 +67,7 @@ def column_of(metric: str, name: str) -> str:
 
 
 def _cell(cell: Cell) -> Record:
-    line: Record = {"task": cell.task, "weak": cell.weak_model, "student": cell.student_model}
-    line |= {"method": cell.method, "selection": cell.selection}
+    line: Record = dict(zip(CELL_KEYS, cell.key, strict=True))
     line |= {"weak_params": cell.weak_params, "student_params": cell.student_params}
     line |= {"weak_flops": cell.weak_flops, "student_flops": cell.student_flops}
     line |= {"n": cell.n, "n_classes": cell.n_classes}
@@ -93,7 +92,7 @@ def _estimate(stem: str, found: Estimate) -> Record:
 
 def medians_csv(cells: Sequence[Cell]) -> str:
     """One line per metric, pair, method and selection: median PGR over tasks, and the contest with the baseline."""
-    head = ["metric", "weak", "student", "method", "selection", "weak_params", "student_params"]
+    head = ["metric", *CELL_KEYS[1:], "weak_params", "student_params"]
     head += ["median_pgr", "median_pgr_low", "median_pgr_high", "tasks", "left_out"]
     head += [f"median_{role}" for role in ROLES]
     head += ["baseline", "compared_tasks", "wins", "ties", "losses", "median_pgr_difference", "mean_difference"]
@@ -102,19 +101,28 @@ def medians_csv(cells: Sequence[Cell]) -> str:
 
 
 def _medians(cells: Sequence[Cell], metric: str) -> Iterable[list[Any]]:
-    against = {(c.weak_model, c.student_model, c.method, c.selection): c for c in contests(cells, metric)}
-    baselines = {(*cell.pair, cell.method, cell.selection): cell.baseline for cell in cells}
+    against = {c.comparison: c for c in contests(cells, metric)}
+    baselines = {cell.comparison: cell.baseline for cell in cells}
     for m in medians(cells, metric):
-        key = (m.weak_model, m.student_model, m.method, m.selection)
-        line = [metric, *key, m.weak_params, m.student_params, m.value, m.low, m.high, m.tasks, _reasons(m.left_out)]
-        line += [*m.accuracy, baselines[key]]
-        c = against.get(key)
+        line = [
+            metric,
+            *m.comparison,
+            m.weak_params,
+            m.student_params,
+            m.value,
+            m.low,
+            m.high,
+            m.tasks,
+            _reasons(m.left_out),
+        ]
+        line += [*m.accuracy, baselines[m.comparison]]
+        c = against.get(m.comparison)
         if c is None:  # the baseline itself
             line += [None] * 10
         else:
             line += [c.tasks, c.wins, c.ties, c.losses, c.median_difference, c.mean_metric_difference]
             line += [c.sign_p, c.wilcoxon_p, c.t_p, _reasons(c.left_out)]
-        yield [*line, DIAGNOSTIC if m.selection == "oracle" else ""]
+        yield [*line, diagnostic(m.selection)]
 
 
 def labels_csv(rows: Rows, cells: Sequence[Cell]) -> str:

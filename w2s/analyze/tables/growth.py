@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from w2s.analyze.numbers.cells import METRIC_WORDS
 from w2s.analyze.numbers.scaling import Fit
-from w2s.analyze.tables.listings import METRIC_NAMES
 from w2s.analyze.tables.sheet import ABSENT, Column, Line, Sheet, Value, one_line, value_of, whole, with_interval
 
 
@@ -19,7 +19,7 @@ def scaling(fits: Sequence[Fit], metric: str) -> list[Sheet]:
         return []
     columns = (
         Column("Task", spare=True),
-        Column(f"{METRIC_NAMES[metric]} of"),
+        Column(f"{METRIC_WORDS[metric].head} of"),
         Column("Sizes", numeric=True, spare=True),
         *(Column(head, numeric=True) for head in ("Limit", "Exponent", "Largest: foretold", "Measured")),
         Column("In the band"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2s.analyze.numbers.cells import LABELS, Cell
+from w2s.analyze.numbers.cells import LABELS, METRIC_WORDS, Cell
 from w2s.analyze.reading.rows import CELL_KEYS, ROLES, Rows
 from w2s.analyze.tables.sheet import (
     ABSENT,
@@ -26,9 +26,6 @@ from w2s.analyze.tables.sheet import (
     without_empty_remarks,
 )
 
-LEVELS = {"accuracy": "acc.", "auroc": "AUROC"}  # after the name of a model
-METRIC_NAMES = {"accuracy": "Accuracy", "auroc": "AUROC"}
-
 
 def pgr_head(metric: str) -> str:
     """PGR is that of accuracy unless it says otherwise."""
@@ -43,7 +40,7 @@ def levels(rows: Rows, cells: Sequence[Cell], metric: str) -> Sheet:
         Column("Method"),
         Column("n", numeric=True, spare=True),
         Column("Seeds", numeric=True, spare=True),
-        *(Column(f"{role.capitalize()} {LEVELS[metric]}", numeric=True) for role in ROLES),
+        *(Column(f"{role.capitalize()} {METRIC_WORDS[metric].short}", numeric=True) for role in ROLES),
         Column(pgr_head(metric), numeric=True),
         Column("Notes", remark=True),
     )
@@ -63,7 +60,7 @@ def levels(rows: Rows, cells: Sequence[Cell], metric: str) -> Sheet:
         )
     notes = [f"{NOT_BINARY}: the task has more than two classes (or generates text), and AUROC needs two."]
     unfit = metric == "auroc" and any(cell.n_classes != 2 for cell in cells)
-    about = f"{METRIC_NAMES[metric]} and performance gap recovered"
+    about = f"{METRIC_WORDS[metric].head} and performance gap recovered"
     return without_empty_remarks(Sheet(about, columns, lines, tuple(notes) if unfit else (), "cells"))
 
 
@@ -100,7 +97,7 @@ def labels(cells: Sequence[Cell], metric: str = "accuracy") -> list[Sheet]:
     labels of a task and pair last; none where all are their weak models' own."""
     if not any(cell.own_labels for cell in cells):
         return []
-    heads = ("Label acc.", "Labelled", "Ground truth", f"Student {LEVELS[metric]}", pgr_head(metric))
+    heads = ("Label acc.", "Labelled", "Ground truth", f"Student {METRIC_WORDS[metric].short}", pgr_head(metric))
     place = {key: number for number, key in enumerate(dict.fromkeys((cell.task, cell.pair) for cell in cells))}
     ordered = sorted(cells, key=lambda cell: (place[cell.task, cell.pair], _worse(cell)))
     columns = (
@@ -142,7 +139,7 @@ def differences(cells: Sequence[Cell], metric: str) -> list[Sheet]:
         Column("Method"),
         *([Column("Baseline")] if len(baselines) > 1 else []),
         Column("Seeds", numeric=True, spare=True),
-        Column(METRIC_NAMES[metric], numeric=True),
+        Column(METRIC_WORDS[metric].head, numeric=True),
         Column(pgr_head(metric), numeric=True),
         Column("p", numeric=True),
         *([Column("p (Holm)", numeric=True)] if of_many else []),
@@ -173,11 +170,10 @@ def less_baseline(baselines: Sequence[str]) -> str:
 
 
 def _about_p(metric: str, baselines: Sequence[str], selected: bool, of_many: bool) -> list[str]:
-    name = "AUROC" if metric == "auroc" else "accuracy"
     said = [
         f"{less_baseline(baselines)}{', both under the same selection' if selected else ''}. p is two-sided, for no "
-        f"difference in {name} and so none in PGR, by Student's t with the variance and the degrees of freedom of the "
-        "interval."
+        f"difference in {METRIC_WORDS[metric].name} and so none in PGR, by Student's t with the variance and the "
+        "degrees of freedom of the interval."
     ]
     if of_many:
         said.append("p (Holm) is corrected for the number of tasks on which the same comparison is made.")
@@ -208,9 +204,8 @@ def _notes(cell: Cell, metric: str, blocked: dict[tuple[str, ...], str]) -> list
         notes = [note for note in notes if not note.endswith("at chance")]
         low = cell.left_out(metric)
         notes += [low] if low.endswith("at chance") else []
-    key = (cell.task, *cell.pair, cell.method, cell.selection)
-    if not cell.seeds and key in blocked:
-        notes.append(blocked[key])
+    if not cell.seeds and cell.key in blocked:
+        notes.append(blocked[cell.key])
     return notes
 
 

@@ -6,14 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from w2s.analyze.numbers.cells import CHANCE_AUROC, Cell
+from w2s.analyze.numbers.cells import CHANCE_AUROC, METRIC_WORDS, Cell
 from w2s.analyze.numbers.medians import EFFECT, POWER, Power, power
 from w2s.analyze.numbers.resamples import RESAMPLES
 from w2s.analyze.numbers.spread import LEVEL
 from w2s.analyze.tables.listings import is_compared
 from w2s.analyze.tables.sheet import NOT_BINARY, counted, label, one_line
-
-NAMES = {"accuracy": ("accuracy", "accuracies"), "auroc": ("AUROC", "AUROCs")}
 
 
 def sentences(cells: Sequence[Cell], metric: str) -> list[str]:
@@ -27,7 +25,7 @@ def sentences(cells: Sequence[Cell], metric: str) -> list[str]:
     of = f"Task {tasks.pop()}: " if len(tasks) == 1 else ""
     said = [f"{of}{tests}, {seeds}." if tests and seeds else "No student has finished yet."]
     said += _intervals(cells, metric)
-    said.append(f"PGR = (student - weak) / (ceiling - weak), from {NAMES[metric][1]} averaged over seeds.")
+    said.append(f"PGR = (student - weak) / (ceiling - weak), from {METRIC_WORDS[metric].many} averaged over seeds.")
     said += _left_out(cells, metric)
     said += _selections(cells)
     found = power(cells, metric)
@@ -72,7 +70,7 @@ def _left_out(cells: Sequence[Cell], metric: str) -> list[str]:
         metric == "accuracy" and any(c.at_chance for c in cells)
     ):
         above = "the share of the majority class" if metric == "accuracy" else f"{CHANCE_AUROC}"
-        said.append(f"At chance: the interval of the model's {NAMES[metric][0]} does not lie above {above}.")
+        said.append(f"At chance: the interval of the model's {METRIC_WORDS[metric].name} does not lie above {above}.")
     if NOT_BINARY in lost:
         said.append("Not binary: the task has more than two classes (or generates text), and AUROC needs two.")
     return said

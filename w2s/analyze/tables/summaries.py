@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from w2s.analyze.numbers.cells import Cell
+from w2s.analyze.numbers.cells import METRIC_WORDS, Cell
 from w2s.analyze.numbers.medians import Contest, Median, contests, medians
 from w2s.analyze.reading.rows import ROLES
 from w2s.analyze.reading.selection import variant
-from w2s.analyze.tables.listings import LEVELS, METRIC_NAMES, less_baseline, pgr_head
+from w2s.analyze.tables.listings import less_baseline, pgr_head
 from w2s.analyze.tables.sheet import (
     ABSENT,
     PAIR,
@@ -47,7 +47,7 @@ def over_tasks(cells: Sequence[Cell], metric: str) -> list[Sheet]:
         Column("Method"),
         Column(f"Median {pgr_head(metric)}", numeric=True),
         Column("Tasks", numeric=True),
-        *(Column(f"{role.capitalize()} {LEVELS[metric]}", numeric=True) for role in ROLES),
+        *(Column(f"{role.capitalize()} {METRIC_WORDS[metric].short}", numeric=True) for role in ROLES),
         Column("Left out", remark=True),
     )
     found = medians(cells, metric)
@@ -62,8 +62,7 @@ def over_tasks(cells: Sequence[Cell], metric: str) -> list[Sheet]:
         )
         for median in found
     ]
-    name = "accuracies" if metric == "accuracy" else "AUROCs"
-    notes = [f"Medians of PGR and of {name} are over the same tasks, those that could enter."]
+    notes = [f"Medians of PGR and of {METRIC_WORDS[metric].many} are over the same tasks, those that could enter."]
     if any(median.tasks >= FEWEST_FOR_INTERVAL for median in found):
         notes.append(
             "Brackets are 95 % intervals of the median over tasks, from order statistics; there are none for fewer "
@@ -101,7 +100,7 @@ def matrices(cells: Sequence[Cell], metric: str) -> list[Sheet]:
     variants = list(dict.fromkeys((cell.method, cell.selection) for cell in cells))
     if len(tasks) == 1:
         return _explained([_matrix_of_task(cells, tasks[0], *which, metric) for which in variants])
-    by_place = {(m.weak_model, m.student_model, m.method, m.selection): _short(m) for m in medians(cells, metric)}
+    by_place = {m.comparison: _short(m) for m in medians(cells, metric)}
     what = f"median {pgr_head(metric)} over {len(tasks)} tasks"
     found = _explained([_matrix(cells, by_place, *which, what) for which in variants])
     if len(tasks) * len(variants) <= MOST_ASIDE:
@@ -124,7 +123,7 @@ def _matrix_of_task(
 ) -> Sheet:
     own = [cell for cell in cells if cell.task == task and (cell.method, cell.selection) == (method, selection)]
     by_place = {
-        (*cell.pair, method, selection): Value(label(cell.left_out(metric)))
+        cell.comparison: Value(label(cell.left_out(metric)))
         if cell.left_out(metric)
         else value_of(cell.measured(metric).pgr, 2)
         for cell in own
@@ -181,7 +180,7 @@ def against_baseline(cells: Sequence[Cell], metric: str) -> list[Sheet]:
         Column("Tasks", numeric=True),
         Column("Won/tied/lost", numeric=True),
         Column(f"Median {pgr_head(metric)} diff.", numeric=True),
-        Column(f"Mean {METRIC_NAMES[metric] if metric == 'auroc' else 'acc.'} diff.", numeric=True),
+        Column(f"Mean {METRIC_WORDS[metric].short} diff.", numeric=True),
         *(Column(head, numeric=True) for head in ("p sign", "p Wilcoxon", "p t")),
         Column("Left out", remark=True),
     )
