@@ -54,7 +54,8 @@ def labels_of(made):
         plan, cells = made({"xent": {}, "m": {"labels": labels, **more}})
         found = plan.nodes[cells["m"].digests.labels].spec
         assert isinstance(found, LabelsSpec)
-        assert cells["m"].student_step.labels == Made(labels=found.digest())
+        whole = labels in ("truth", {"from": "truth"})  # which a ceiling learns as well
+        assert cells["m"].student_step.labels == (Truth() if whole else Made(labels=found.digest()))
         return found
 
     return of
@@ -240,6 +241,24 @@ def test_transforms_short_and_long(labels_of):
         labels_of({"transforms": [{"confident": {"keep": 0.5, "per_class": False}}]}).transforms[0].per_class is False
     )
     assert labels_of({"transforms": [{"confident": 0.5}]}, hard_labels=True).transforms[-1] == Harden()
+
+
+def test_a_student_that_learns_the_truth_by_the_recipe_of_a_ceiling_is_that_ceiling(made):
+    methods = {
+        "xent": {"labels": "truth"},
+        "hard": {"labels": "truth", "loss": "xent", "hard_labels": True},
+        "again": {"labels": {"from": "truth", "transforms": ["harden"]}},
+        "logconf": {"labels": "truth"},
+        "half": {"labels": {"from": "truth", "transforms": [{"subsample": 0.5}]}},
+    }
+    plan, cells = made(methods)
+    own = {name: cell.digests.student for name, cell in cells.items()}
+    ceiling = cells["xent"].digests.ceiling
+    assert [name for name, digest in own.items() if digest == ceiling] == ["xent", "hard", "again"]
+    assert len({*own.values()}) == 3
+    for name in methods:  # what it learned from is said all the same, with the accuracy of these labels
+        assert isinstance(plan.nodes[cells[name].digests.labels].spec, LabelsSpec)
+    assert sum(node.kind == "train" for node in plan.nodes.values()) == 4  # weak, ceiling, logconf, half
 
 
 def test_ground_truth_subsampled_to_the_accuracy_of_a_supervisor(labels_of, made):

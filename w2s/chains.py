@@ -37,6 +37,7 @@ from w2s.supervision import (
     SimulatedLabels,
     Subsample,
     SupervisorLabels,
+    Truth,
     TruthLabels,
     Unread,
     Weak,
@@ -242,6 +243,9 @@ class Supply:
         if drawn or digests:
             title += f", seed {seed}"
         between[digest] = Between(digest, spec, title)
+        if labelling.source == "truth" and plain and part is None:
+            # What a ceiling learns from: a student by the recipe of a ceiling is that ceiling, and trained once.
+            return Truth(), digest, between
         return Made(labels=digest), digest, between
 
     def _probing(self, probed: Probed, student: str, seed: int, between: dict[str, Between]) -> AnyTransform:
@@ -316,7 +320,8 @@ def title_of_language(task: str, step: LanguageSpec) -> str:
 def title_of_features(task: str, step: FeaturesSpec) -> str:
     """What cached hidden states are called in plans."""
     layers = "all layers" if step.model.layers is None else f"lowest {step.model.layers} layers"
-    return f"features of {step.model.name}, {layers}{', pooled' * step.pooled}, on {task}, {step.split}"
+    begun = f" from {step.start[-1].kind} {step.start[-1].step[:12]}" if step.start else ""
+    return f"features of {step.model.name}{begun}, {layers}{', pooled' * step.pooled}, on {task}, {step.split}"
 
 
 def _source_of(labelling: Labelling, digests: Sequence[str]) -> LabelSource:

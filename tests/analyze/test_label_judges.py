@@ -105,12 +105,15 @@ def test_without_a_label_for_val_weak_val_says_why_it_cannot_choose(made):
     assert (frame[frame.selection == "final"].student_status == "done").all()
 
 
-def test_a_students_judge_is_told_by_its_parents(made):
-    one = made()
+def test_a_students_judge_is_what_its_labels_came_from(made):
+    one = made(methods={**METHODS, "truth": {**EVERY, "loss": "xent", "labels": "truth"}}, recipe={"eval_every": 20})
     steps = {d: {"kind": n.kind, "parents": n.parents} for d, n in one.plan.nodes.items()}
-    assert judge_of(student(one, "rounds"), steps) == student(one, "xent")
-    assert judge_of(student(one, "half"), steps) == f"labels {labels_of(one, 'half')}"
-    assert judge_of("unknown", steps) == ""
+    digests = {cell.method: cell.digests._asdict() for cell in one.plan.experiments}
+    assert judge_of(digests["xent"], steps) == digests["xent"]["weak"]
+    assert judge_of(digests["rounds"], steps) == student(one, "xent")
+    assert judge_of(digests["half"], steps) == f"labels {labels_of(one, 'half')}"
+    assert student(one, "truth") == digests["truth"]["ceiling"]  # by its parents it has no judge
+    assert judge_of(digests["truth"], steps) == f"labels {labels_of(one, 'truth')}"
 
 
 def test_what_labels_were_asked_to_be_sets_students_apart(made):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from w2s.analyze.numbers.cells import Cell, Run
 from w2s.analyze.reading import metrics
-from w2s.analyze.reading.predictions import judge, judge_of
+from w2s.analyze.reading.predictions import judge
 from w2s.analyze.reading.rows import Rows
 from w2s.analyze.reading.selection import Taken, choose
 from w2s.errors import StepError
@@ -92,7 +92,7 @@ def _course(rows: Rows, run: Run, classes: int) -> Course:
     # A student that was evaluated but whose supervisor is damaged or gone still has an accuracy.
     if Taken(run.weak) not in rows.test:
         return Course(run.seed, step_L, loss_L, stretch, step_E, accuracy_E)
-    supervisor = judge_of(run.student, rows.steps) or run.weak
+    supervisor = run.labels or run.weak
     ids, label_N = _labels(rows.store, supervisor, classes)
     if not ids:
         return Course(run.seed, step_L, loss_L, stretch, step_E, accuracy_E)

@@ -53,13 +53,13 @@ def judge(supervisor: str) -> tuple[str, str, str]:
     return "train", supervisor, "predictions/val.parquet"
 
 
-def judge_of(student: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
-    """`Wanted.supervisor` of a student in a plan: what it learned from, told by its parents; '' where none is known."""
-    for parent in steps.get(student, {}).get("parents", ()):
-        kind = steps[parent]["kind"] if parent in steps else ""
-        if kind in ("train", "labels"):
-            return parent if kind == "train" else f"labels {parent}"
-    return ""
+def judge_of(digests: Mapping[str, str], steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """`Wanted.supervisor` of a cell's student, by the digests of the cell: what it learned from.
+
+    Not by the student's parents: it may have begun from another's weights, and one that learned the truth is a ceiling.
+    """
+    labels = digests.get("labels") or digests["weak"]
+    return f"labels {labels}" if steps.get(labels, {}).get("kind") == "labels" else labels
 
 
 class Source(NamedTuple):

@@ -146,7 +146,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
         plan = json.loads(path.read_text(encoding="utf-8"))
         steps = {step["digest"]: step for step in plan["steps"]}
         for cell in plan["cells"]:
-            cell["judge"] = judge_of(cell["digests"]["student"], steps) or cell["digests"]["weak"]
+            cell["judge"] = judge_of(cell["digests"], steps)
             cell.update({f"{role}_digest": cell["digests"][role] for role in ("data", *ROLES)})
         needed = {*CELL_KEYS, "seed", "metric", "n_classes", "weak_params", "student_params"}
         lacking = sorted({key for cell in plan["cells"] for key in needed - cell.keys()})
