@@ -109,6 +109,16 @@ def test_a_built_in_task_with_a_change():
     assert changed.source == task_of("movie", HERE, "t").source
 
 
+@pytest.mark.parametrize(("name", "field", "value"), [("movie_pairs", "margin", 2.0), ("chess", "max_new_tokens", 6)])
+def test_one_field_of_a_built_in_format_can_be_changed(name, field, value):
+    """However the built-in task is written: with a format, or with its fields side by side."""
+    changed, before = task_of({"use": name, field: value}, HERE, "t"), task_of(name, HERE, "t")
+    assert changed.format == before.format.model_copy(update={field: value})
+    assert changed.model_copy(update={"format": before.format}) == before
+    with pytest.raises(SpecError, match=rf"^t\.{field}: expected"):
+        task_of({"use": name, field: "many"}, HERE, "t")
+
+
 def test_names_and_texts_about_a_task_do_not_count(data):
     fields = {"file": "my.jsonl", "text": "text", "label": "label"}
     plain, described = (

@@ -84,7 +84,10 @@ def task_of(value: str | dict[str, Any], base: Path, where: str) -> TaskSpec:
     if not isinstance(value["use"], str) or value["use"] not in _rows():
         raise SpecError(f"{where}.use: no task {value['use']!r}{nearest(str(value['use']), _rows())}")
     changes = {key: item for key, item in value.items() if key != "use"}
-    return _task({"name": value["use"], **_rows()[value["use"]], **changes}, base, where)
+    row = dict(_rows()[value["use"]])
+    if "format" in row and "format" not in changes and set(changes) & set(_FORMAT_KEYS):
+        row |= row.pop("format")  # side by side as well, so that one field of it can be changed
+    return _task({"name": value["use"], **row, **changes}, base, where)
 
 
 def _task(data: dict[str, Any], base: Path, where: str) -> TaskSpec:
