@@ -417,8 +417,10 @@ def test_a_ring_is_told_once(problems):
         ({"from": ["weak", "b"], "weights": ["x", 1]}, ["weights: expected a list of numbers (got ['x', 1])"]),
         ({"from": ["weak", "b"], "combine": "vote", "weights": [0.5, 0.5]},
          ["weights: are of a mean, and combine is vote; leave one of them out"]),
-        ({"from": ["weak", "a"]},
-         ["from: two of the supervisors are the same, a, for students d of a; name each once, or leave this pair out"]),
+        ({"from": ["weak", "b", "weak"]}, ["from: weak is there twice; name each supervisor once"]),
+        ({"simulated": "weak", "errors": "difficulty", "by": "a"},
+         ["from.by: for students d of a it is the supervisor itself, by whose own certainty its own labels come back; "
+          "name another model, or leave this pair out"]),
         ({"student": "blow", "method": "n"},
          ["from.student: no 'blow' (did you mean below?)", "from.method: no method 'n' (known: m)"]),
         ({"student": "same"}, ["from.method: say with `method` how the student learns"]),
@@ -477,11 +479,34 @@ def test_chains_that_share_much_are_walked_once(tmp_path, monkeypatch):
     asked: Counter[tuple[str, ...]] = Counter()
     supervisors = Chains.supervisors
     monkeypatch.setattr(Chains, "supervisors", lambda *of: asked.update([of[1:]]) or supervisors(*of))
-    with pytest.raises(SpecError, match="two of the supervisors are the same, m0"):  # what the lowest are given
-        chains.students([("m0", "m9")])
+    assert len(chains.students([("m0", "m9")])) == 27
     assert set(asked.values()) == {1}
     assert len(asked) == 27
     assert (chains.depth("m0", "m9", "x"), max(asked.values())) == (9, 2)
+
+
+def test_supervisors_that_are_the_same_for_a_pair_count_once(made):
+    """Below b of the pair [a, b] nobody stands but a, which is its weak model."""
+    below = {"student": "below", "method": "xent"}
+    methods = {
+        "xent": {},
+        "hard": {"loss": "xent", "hard_labels": True},
+        "mean": {"labels": {"from": ["weak", below]}},
+        "vote": {"labels": {"from": ["weak", below], "combine": "vote"}},
+        "some": {"labels": {"from": ["weak", below], "combine": "vote", "transforms": [{"confident": 0.5}]}},
+        "shares": {"labels": {"from": ["weak", "c", below], "weights": [0.5, 0.25, 0.25]}},
+    }
+    plan, cells = made(methods, pairs=[["a", "c"], ["a", "b"]])
+    own = {name: cell.digests.student for name, cell in cells.items()}
+    assert own["mean"] == own["xent"]
+    assert own["vote"] == own["hard"] != own["xent"]
+    some = plan.nodes[cells["some"].digests.labels].spec
+    weak, c = cells["xent"].digests.weak, node(plan, "weak c on movie, seed 0").digest
+    assert (some.source, some.transforms) == (SupervisorLabels(supervisors=(weak,)), (Harden(), Confident(keep=0.5)))
+    shares = plan.nodes[cells["shares"].digests.labels].spec
+    assert shares.source == SupervisorLabels(supervisors=(weak, c), weights=(0.75, 0.25))
+    titles_of_two = [title for title in titles(plan, "labels") if "mean of a, b by xent" in title]
+    assert len(titles_of_two) == 1  # of the pair [a, c], where they are two
 
 
 def test_a_model_may_not_be_called_what_labels_mean_otherwise(problems):

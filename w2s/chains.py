@@ -68,9 +68,34 @@ class Chains:
         between = self._models[self._place[weak] + 1 : self._place[student]]
         return Ref(between[-1], ref.method) if between else Ref(weak)
 
+    def labelling(self, weak: str, student: str, method: str) -> Labelling:
+        """A method's labels for a pair: whoever is meant by name, and supervisors that are the same one once.
+
+        Weights of the same one add up. A vote of one is its most probable class.
+        """
+        written = self.labellings[method]
+        meant = [self.meant(ref, weak, student) for ref in written.refs]
+        transforms = tuple(
+            Like(self.meant(t.ref, weak, student)) if isinstance(t, Like) else t for t in written.transforms
+        )
+        if written.source != "supervisors":
+            return written._replace(refs=tuple(meant), transforms=transforms)
+        refs = unique_refs(meant)
+        weights = written.weights
+        if weights is not None:
+            shares = zip(meant, weights, strict=True)
+            total = dict.fromkeys(refs, 0.0)
+            for ref, share in shares:
+                total[ref] += share
+            weights = tuple(total.values())
+        if len(refs) == 1:
+            hard = (Harden(),) if written.combine == "vote" else ()
+            return written._replace(refs=(refs[0],), combine="mean", weights=None, transforms=(*hard, *transforms))
+        return written._replace(refs=tuple(refs), weights=weights, transforms=transforms)
+
     def supervisors(self, weak: str, student: str, method: str) -> list[Ref]:
         """Every supervisor that a student of a method needs at once."""
-        return [self.meant(ref, weak, student) for ref in self.labellings[method].asked]
+        return list(self.labelling(weak, student, method).asked)
 
     def before(self, weak: str, student: str, method: str) -> list[Ref]:
         """Every supervisor that a student needs, and the student that it begins from."""
@@ -107,14 +132,11 @@ class Chains:
         met.add(here)
         method = str(here.method)
         above = self.before(weak, here.model, method)
-        refs = above[: len(self.labellings[method].refs)]
-        for ref in unique_refs(refs):
-            if refs.count(ref) > 1:
-                who = ref.model if ref.method is None else f"student {ref.model} by {ref.method}"
-                problems.append(
-                    f"methods.{method}.labels.from: two of the supervisors are the same, {who}, for students "
-                    f"{here.model} of {weak}; name each once, or leave this pair out"
-                )
+        if self.labellings[method].source == "simulated" and len(set(above[:2])) < len(self.labellings[method].refs):
+            problems.append(
+                f"methods.{method}.labels.from.by: for students {here.model} of {weak} it is the supervisor itself, by "
+                "whose own certainty its own labels come back; name another model, or leave this pair out"
+            )
         for ref in unique_refs(above):
             if ref in path:
                 problems.append(self._ring([*path[path.index(ref) :], ref]))
@@ -183,7 +205,7 @@ class Supply:
         """A student of a pair's weak model. `part`: of transfer, where a later link of a chain wants fresh examples."""
         key = (weak, student, method, seed, part)
         if key not in self._links:
-            labelling = self.chains.labellings[method]
+            labelling = self.chains.labelling(weak, student, method)
             if part is None and labelling.fresh:
                 links = self.chains.depth(weak, student, method)
                 part = (links - 1, links) if links > 1 else None
@@ -217,9 +239,8 @@ class Supply:
         between: dict[str, Between] = {}
         digests, names = [], []
         for ref in labelling.asked:
-            meant = self.chains.meant(ref, weak, student)
-            digests.append(self._supervisor(meant, weak, seed, part, between))
-            names.append(meant.model if meant.method is None else f"{meant.model} by {meant.method}")
+            digests.append(self._supervisor(ref, weak, seed, part, between))
+            names.append(ref.model if ref.method is None else f"{ref.model} by {ref.method}")
         own = self.on_truth(weak, seed, "weak_train")[1]
         plain = not labelling.transforms or all(isinstance(t, Harden) for t in labelling.transforms)
         if labelling.source == "supervisors" and len(labelling.refs) == 1 and plain and part is None:

@@ -245,6 +245,8 @@ def _source(given: Any, where: str, known: _Names) -> Labelling:
                 refs.append(_ref(item, f"{where}[{place}]", known))
             except SpecError as error:
                 problems += error.problems
+        twice = [given[refs.index(ref)] for ref in dict.fromkeys(refs) if refs.count(ref) > 1] if not problems else []
+        problems += [f"{where}: {name} is there twice; name each supervisor once" for name in twice]
         if problems:
             raise SpecError(problems)
         return Labelling(refs=tuple(refs))
