@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from w2s import notes
 from w2s.chains import title_of, title_of_features
 from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
-from w2s.experiments import Experiment
+from w2s.experiments import Experiment, expand
 from w2s.pluginfiles import PluginFile
 from w2s.spec import AnyStep, TrainSpec
 from w2s.store import Overview, Store
@@ -45,6 +46,12 @@ class Plan:
     nodes: dict[str, Node] = field(default_factory=dict)
     selections: tuple[Selection, ...] = ("final",)  # of each student, computed from one training run
     plugins: tuple[PluginFile, ...] = ()
+    notes: tuple[str, ...] = ()  # for people: what they might not expect
+
+
+def of_sweep(sweep: Sweep) -> Plan:
+    """The graph of all steps that a sweep needs."""
+    return build(sweep, expand(sweep))
 
 
 def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
@@ -71,8 +78,8 @@ def build(sweep: Sweep, experiments: list[Experiment]) -> Plan:
             elif _keeps_weights(spec) and not _keeps_weights(nodes[digest].spec):  # another step begins from it
                 nodes[digest] = replace(nodes[digest], spec=spec)
     counted = {d: Node(d, n.kind, n.spec, n.parents, n.title, cells[d]) for d, n in nodes.items()}
-    file = sweep.file
-    return Plan(file.name, file.question, sweep.raw, experiments, counted, file.selections, sweep.plugins.files)
+    file, told = sweep.file, tuple(notes.of(sweep))
+    return Plan(file.name, file.question, sweep.raw, experiments, counted, file.selections, sweep.plugins.files, told)
 
 
 def _trunks(step: AnyStep, task: str) -> list[tuple[str, AnyStep, str]]:
@@ -89,7 +96,12 @@ def is_done(node: Node, store: Store) -> bool:
 
 def lacks_weights(spec: AnyStep, manifest: Mapping[str, Any]) -> bool:
     """True where the weights are to be kept and the finished artifact was made without them."""
-    return _keeps_weights(spec) and not any(name.startswith("model/") for name in manifest["files"])
+    return _keeps_weights(spec) and not has_weights(manifest)
+
+
+def has_weights(manifest: Mapping[str, Any]) -> bool:
+    """True where a finished artifact holds what was trained."""
+    return any(name.startswith("model/") for name in manifest["files"])
 
 
 def _keeps_weights(spec: AnyStep) -> bool:

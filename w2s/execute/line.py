@@ -18,7 +18,7 @@ from w2s.errors import Interrupted, MachineError, SpecError
 from w2s.execute import cluster, jobs, local
 from w2s.execute.display import Display
 from w2s.execute.slots import Slot, cpu_count, cuda_devices, machine_slots
-from w2s.plan import Node, Plan, is_done
+from w2s.plan import Node, Plan, has_weights, is_done
 from w2s.spec import Engine, FeaturesSpec, LanguageSpec, Made, MaterializeSpec, TrainSpec
 from w2s.stopping import Asked
 from w2s.store import Store
@@ -120,10 +120,12 @@ def _lacking(node: Node, store: Store, say: Callable[[str], None]) -> str | None
     """The first parent that is not there, once nobody works on it any more; None where all are there."""
     waited = False
     for kind, parent in _parents(node):
-        while not store.has(kind, parent):
+        while not _is_there(node, store, kind, parent):
             if not store.is_claimed(parent):
                 store.refresh(kind, parent)
-                if store.has(kind, parent):  # finished between the two looks, or long ago, unseen by this node
+                if _is_there(
+                    node, store, kind, parent
+                ):  # finished between the two looks, or long ago, unseen by this node
                     break
                 return parent
             if not waited:
@@ -131,6 +133,13 @@ def _lacking(node: Node, store: Store, say: Callable[[str], None]) -> str | None
                 waited = True
             time.sleep(POLL_S)
     return None
+
+
+def _is_there(node: Node, store: Store, kind: str, parent: str) -> bool:
+    """True where a parent is finished, with its weights where the step begins from those."""
+    manifest = store.manifest(kind, parent)
+    begun = isinstance(node.spec, (FeaturesSpec, TrainSpec)) and any(one.step == parent for one in node.spec.start)
+    return manifest is not None and not (begun and not has_weights(manifest))
 
 
 def _parents(node: Node) -> list[tuple[str, str]]:
@@ -149,7 +158,10 @@ def _parents(node: Node) -> list[tuple[str, str]]:
 
 def _why(parent: str, store: Store) -> str:
     failure = store.failure(parent)
-    reason = f"failed: {failure.get('reason')}" if failure is not None else "is missing: its job ended without it"
+    missing = "is missing: its job ended without it"
+    if store.has("train", parent):
+        missing = "is there without the weights to begin from: its job ended without them"
+    reason = f"failed: {failure.get('reason')}" if failure is not None else missing
     return f"needs {parent[:12]}, which {reason}"
 
 
