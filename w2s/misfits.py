@@ -86,7 +86,7 @@ def of_recipes(engine: Engine, uses: list[Use]) -> list[str]:
     problems = []
     by_size: dict[int, list[Use]] = {}
     for use in uses:
-        if not is_solved(use.recipe):  # a solver has no batches
+        if not is_solved(use.recipe) and use.recipe.tune.kind != "prompt":  # which have no batches
             by_size.setdefault(use.recipe.batch_size, []).append(use)
     for size, who in by_size.items():
         problems += _shares(engine, size, _of(who) if len(by_size) > 1 else "")

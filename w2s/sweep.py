@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from w2s import misfits, models, pluginfiles, resources, starts, sweepfile
+from w2s import misfits, models, pluginfiles, promptable, resources, starts, sweepfile
 from w2s.chains import Chains
 from w2s.errors import SpecError
 from w2s.identity import unique, validated
@@ -178,6 +178,8 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         problems += starts.of_language(name, language, specs[name], file.engine) if language is not None else []
     if None not in (*recipes.values(), *student_recipes.values()):
         problems += misfits.of_cache(file.engine, uses)
+    labelled = {m for m, entry in file.methods.items() if entry.labels is not None or entry.hard_labels}
+    problems += promptable.of_prompts(uses, tasks, file.sizes, file.engine, labelled)
     for name, task in tasks.items():
         if task is not None and task.kind == "generate":
             losses = {m: entry.loss for m, entry in file.methods.items()}
@@ -247,6 +249,12 @@ def _parts(value: Any) -> tuple[Any, Any, Any]:
         own = {key: part for key, part in value.items() if key not in ("recipe", "slurm", "start")}
         return own, value.get("recipe") or {}, value.get("slurm") or {}
     return value, {}, {}
+
+
+def recipe_as_written(value: Any) -> dict[str, Any]:
+    """The recipe of an entry of `models`, without what it inherits."""
+    recipe: dict[str, Any] = _parts(value)[1]
+    return recipe
 
 
 def _wrong_recipe(recipe: Any, where: str, loss: str = SHARED_LOSS) -> list[str]:

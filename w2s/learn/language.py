@@ -184,7 +184,7 @@ def build(base: Base, recipe: Recipe, seed: int, engine: Engine = ENGINE) -> Lan
     if tied and isinstance(recipe.tune, Probe):
         head.weight = nn.Parameter(head.weight.detach().clone())
     elif not tied:
-        head.weight.requires_grad_(recipe.tune.kind != "lora")
+        head.weight.requires_grad_(recipe.tune.kind not in ("lora", "prompt"))
     model = LanguageModel(module, head, precision)
     for parameter in model.parameters():  # a matrix that is head and embeddings comes once
         if parameter.requires_grad:
