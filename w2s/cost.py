@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from w2s.models import ModelSpec
 from w2s.spec import FeaturesSpec, Frozen, LanguageSpec, Probe, Prompt, TrainSpec
 
 
 def kept_params(step: TrainSpec | FeaturesSpec | LanguageSpec) -> int | None:
-    """Parameters of the model as used (truncation counted evenly by layers); None where the size is not known."""
-    model = step.model
+    """Parameters of a step's model as used; see `params_of`."""
+    return params_of(step.model)
+
+
+def params_of(model: ModelSpec) -> int | None:
+    """Parameters of a model as used (truncation counted evenly by layers); None where the size is not known."""
     if model.params is None:
         return None
     if model.layers is None or model.depth is None:

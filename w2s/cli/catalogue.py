@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from w2s import models as registry
+from w2s import plan
 from w2s.cli.terminal import count, table
 from w2s.errors import W2SError
-from w2s.experiments import expand
 from w2s.models import ModelSpec
-from w2s.plan import build
 from w2s.sources.cache import cache_dir
 from w2s.sources.fetch import fetch, is_fetched
 from w2s.sources.spec import ArchiveSource, HubSource, PluginSource, Source
@@ -126,7 +125,7 @@ def prefetch(sweep: Sweep, say: Callable[[str], None]) -> list[str]:
     Steps then only read the cache. Returns what failed, a line each; `say` gets a line per source.
     """
     failed: list[str] = []
-    for need in _needs(node.spec for node in build(sweep, expand(sweep)).nodes.values()):
+    for need in _needs(node.spec for node in plan.of_sweep(sweep).nodes.values()):
         say(f"{'there' if need.is_here() else 'fetching':<9} {need.title}")
         try:
             need.get()  # of what is there too: it may have to be unpacked

@@ -118,15 +118,14 @@ def is_slurm(launcher: str, workers: int | None, steps_per_task: int | None, max
 def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run: bool, restart_step: bool) -> int:
     """Submit what is missing of a sweep; 0 also where nothing is. `yaml` and `sets`: where it was read from."""
     from w2s import plan as plans
-    from w2s.cli import requirements
+    from w2s.cli import describe, requirements
     from w2s.execute import cluster, submit
-    from w2s.experiments import expand
     from w2s.sweep import on_slurm
 
     cluster.require()
     requirements.require(found.file.engine, here=False)
     found = on_slurm(found)
-    planned = plans.build(found, expand(found))
+    planned = plans.of_sweep(found)
     if dry_run:
         for line in _shown(_draft(found, planned, results)):
             print(line)
@@ -136,6 +135,8 @@ def launch(yaml: Path, sets: Sequence[str], found: Sweep, results: Path, dry_run
         _require_fetched(
             shlex.join(["w2s", "prefetch", str(yaml), *(f"--set={one}" for one in sets)]), planned, drafted
         )
+        for note in describe.notes(planned):
+            print(note, file=sys.stderr)
         for doubt in submit.check(drafted):
             print(f"w2s: SLURM says that now it could not start some of it: {doubt}", file=sys.stderr)
         return _submit(drafted, results, restart_step)

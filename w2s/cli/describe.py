@@ -41,7 +41,7 @@ def plan(plan: Plan, store: Store) -> list[str]:
         for role in dict.fromkeys(roles.values())
     ]
     lines += table(("steps", "all", *used), rows, right=("all", *used))
-    lines += ["", _shared(plan), ""]
+    lines += ["", _shared(plan), *notes(plan), ""]
     lines += _estimates(estimate(plan, store)) + [""]
     for node in list(plan.nodes.values())[:SHOWN_STEPS]:
         shared = f", for {node.cells} cells" if node.cells > 1 else ""
@@ -49,6 +49,11 @@ def plan(plan: Plan, store: Store) -> list[str]:
     if len(plan.nodes) > SHOWN_STEPS:
         lines.append(f"and {len(plan.nodes) - SHOWN_STEPS} more steps")
     return lines
+
+
+def notes(plan: Plan) -> list[str]:
+    """What a user might not expect of a plan."""
+    return [f"note: {note}" for note in plan.notes]
 
 
 def _shared(plan: Plan) -> str:

@@ -14,7 +14,6 @@ from w2s.cli.arguments import RESULTS
 from w2s.cli.terminal import say
 
 if TYPE_CHECKING:
-    from w2s.plan import Plan
     from w2s.sweep import Sweep
 
 
@@ -157,18 +156,12 @@ def plan(yaml: Path, *, set_: Sequence[str] = (), results: Path = RESULTS) -> in
     return _show_plan(read_sweep(yaml, set_), results)
 
 
-def _planned(found: Sweep) -> Plan:
-    from w2s import plan as plans
-    from w2s.experiments import expand
-
-    return plans.build(found, expand(found))
-
-
 def _show_plan(found: Sweep, results: Path) -> int:
+    from w2s import plan as plans
     from w2s.cli import describe
     from w2s.store import Store
 
-    say(describe.plan(_planned(found), Store(results / "store")))
+    say(describe.plan(plans.of_sweep(found), Store(results / "store")))
     return 0
 
 
@@ -183,7 +176,8 @@ def _carry_out(found: Sweep, results: Path, dry_run: bool, restart_step: bool) -
     from w2s.execute import display, local
     from w2s.store import Store
 
-    planned, store = _planned(found), Store(results / "store")
+    planned, store = plans.of_sweep(found), Store(results / "store")
+    say(describe.notes(planned), sys.stderr)
     if not all(plans.is_done(node, store) for node in planned.nodes.values()):
         requirements.require(found.file.engine)
     restart.begin(planned, store, results, restart_step)
