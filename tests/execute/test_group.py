@@ -1,4 +1,7 @@
-"""Groups of real ranks: two processes under torchrun that talk by gloo. Starting one takes some seconds: few are."""
+"""Groups of real ranks: two processes under torchrun that talk by gloo.
+
+Starting one takes some seconds: here one is, and the rest is of the tier `recipe`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +39,14 @@ class Recorder(Display):
         self.said.append(text)
 
 
+@pytest.fixture
+def temporary(monkeypatch):
+    """An empty folder for temporary files, with a name as short as that of a Unix socket in it has to be."""
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir="/tmp") as folder:  # noqa: S108 - a new folder in it
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
 def made(lab, number: int) -> Any:
     path = lab.store.path("materialize", step_spec(number).digest()) / "made.json"
     return json.loads(path.read_text())
@@ -52,9 +64,8 @@ def made_or_none(lab, number: int) -> list[int]:
     return [int(text) for text in map(lab._text, names) if text]
 
 
-def test_a_group_works_through_steps_and_a_rank_that_falls_takes_it_down_but_no_other_step(lab, monkeypatch, capfd):
-    monkeypatch.setattr(tempfile, "tempdir", str(lab.folder / "tmp"))
-    (lab.folder / "tmp").mkdir()
+@pytest.mark.recipe
+def test_a_group_works_through_steps_and_a_rank_that_falls_takes_it_down_but_no_other_step(lab, temporary, capfd):
     lab.script({
         3: "rank1=say_then:SIGKILL",  # while rank 0 waits in a collective, which says that its peer is gone
         5: "rank1=raise:no luck",  # while rank 0 waits in a collective, for ever
@@ -95,10 +106,11 @@ def test_a_group_works_through_steps_and_a_rank_that_falls_takes_it_down_but_no_
     for number in (1, 2, 4, 6):
         assert not lab.store.work(digest[number]).exists()
         assert "rank 0 at work" in (lab.store.path("materialize", digest[number]) / "log.txt").read_text()
-    assert list((lab.folder / "tmp").iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.recipe
 def test_an_interrupt_lets_all_ranks_save_at_the_same_step(lab):
     """Torchrun is asked too, as by a scheduler that signals every process of a job, and does not hurry the ranks."""
     lab.script({1: "all=train"})
@@ -131,6 +143,7 @@ def test_kill_9_of_the_parent_leaves_no_rank_and_no_launcher(lab):
     assert not lab.store.is_claimed(step_spec(1).digest())
 
 
+@pytest.mark.recipe
 def test_a_group_whose_launcher_is_killed_or_whose_ranks_cannot_start_fails_its_step(lab, monkeypatch):
     lab.gate("never")
     lab.script({1: "rank1=signal_launcher:SIGKILL|rank0=gate:never"})
@@ -144,13 +157,12 @@ def test_a_group_whose_launcher_is_killed_or_whose_ranks_cannot_start_fails_its_
     assert "no python today" in lab.store.failure(step_spec(1).digest())["detail"]
 
 
-def test_a_group_that_is_ended_before_its_ranks_are_there_leaves_nothing(lab, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(lab.folder))
+def test_a_group_that_is_ended_before_its_ranks_are_there_leaves_nothing(lab, temporary):
     early = group.RankGroup(Slot(0, 1, "", 2, True), lab.store.root, GROUP_BODY)
-    assert list(lab.folder.glob("w2s-*/parent"))
+    assert list(temporary.glob("w2s-*/parent"))
     early.kill()
     assert not alive(early.pid)
-    assert list(lab.folder.glob("w2s-*")) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_name_of_the_socket_fits_whatever_the_temporary_folder_is_called(tmp_path, monkeypatch):

@@ -1,4 +1,7 @@
-"""Groups of real ranks under a fake srun, on two nodes that are this machine. The real one has its own tests."""
+"""Groups of real ranks under a fake srun, on two nodes that are this machine. The real one has its own tests.
+
+Starting ranks takes some seconds: here few are, and the rest is of the tier `recipe`.
+"""
 
 from __future__ import annotations
 
@@ -130,6 +133,7 @@ def test_a_group_works_through_steps_and_a_rank_that_dies_is_named_and_takes_it_
     assert ranks.secret not in json.dumps([call["options"], call["words"]])  # everyone on the machine can read commands
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize(("action", "how"), [("exit:3", "exited with code 3 in"), ("exit:0", "ended in")])
 def test_a_rank_that_leaves_is_named_as_far_as_srun_tells(lab, started, action, how):
     lab.script({1: f"rank1={action}"})
@@ -138,6 +142,7 @@ def test_a_rank_that_leaves_is_named_as_far_as_srun_tells(lab, started, action, 
     assert death(ranks) == f"rank 1 of 2 {how} the middle of the step"
 
 
+@pytest.mark.recipe
 def test_a_rank_that_stumbles_is_believed_and_the_others_are_ended(lab, started):
     lab.script({1: "rank1=raise:no luck"})  # while rank 0 waits in a collective, for ever
     ranks = started()
@@ -149,6 +154,7 @@ def test_a_rank_that_stumbles_is_believed_and_the_others_are_ended(lab, started)
     assert not any(map(alive, here))
 
 
+@pytest.mark.recipe
 def test_all_ranks_save_at_the_same_step_when_they_are_asked(lab, started):
     lab.script({1: "all=train"})
     ranks = started()
@@ -163,6 +169,7 @@ def test_all_ranks_save_at_the_same_step_when_they_are_asked(lab, started):
     assert not any(map(alive, here))
 
 
+@pytest.mark.recipe
 def test_a_wish_to_stop_goes_by_message_and_concerns_all_even_where_it_comes_to_one(lab, started, monkeypatch):
     lab.script({1: "all=train"})
     ranks = started()
@@ -233,6 +240,7 @@ def gone(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.recipe
 def test_a_crowd_at_the_door_does_not_use_up_the_descriptors(lab, started, monkeypatch):
     os.mkfifo(gate := lab.folder / "gate-ranks")
     monkeypatch.setenv("FAKE_SRUN_GATE", str(gate))
@@ -250,6 +258,7 @@ def test_a_crowd_at_the_door_does_not_use_up_the_descriptors(lab, started, monke
         one.close()
 
 
+@pytest.mark.recipe
 def test_nothing_is_left_of_a_group_that_is_ended_before_its_ranks_are_there_or_whose_srun_dies(lab, started):
     early = started()
     early.kill()
@@ -266,6 +275,7 @@ def test_nothing_is_left_of_a_group_that_is_ended_before_its_ranks_are_there_or_
     until(lambda: not any(map(alive, here)))  # the end of a socket is seen a moment before that of its process
 
 
+@pytest.mark.recipe
 def test_a_rank_that_does_not_listen_is_ended_by_srun(lab, started):
     lab.gate("never")
     lab.script({1: "all=gate:never"})
