@@ -13,7 +13,17 @@ from typing import NamedTuple
 
 from w2s.cost import step_flops
 from w2s.plan import Node, Plan, finished
-from w2s.spec import EVALUATED, PREDICTED, FeaturesSpec, LabelsSpec, LanguageSpec, Made, MaterializeSpec, TrainSpec
+from w2s.spec import (
+    EVALUATED,
+    PREDICTED,
+    FeaturesSpec,
+    LabelsSpec,
+    LanguageSpec,
+    Made,
+    MaterializeSpec,
+    Prompt,
+    TrainSpec,
+)
 from w2s.store import Store
 
 TOKENS_PER_WORD = 1.35  # of English text under the tokenizers of the registry; used until a manifest says better
@@ -91,6 +101,11 @@ def _cost(node: Node, plan: Plan, words_each: Callable[[str], float | None], rat
     elif isinstance(spec, LanguageSpec):
         trained = sum(getattr(data.sizes, split) for split in spec.splits) * spec.recipe.epochs * tokens_each
         predicted = 2 * data.sizes.val * tokens_each
+    elif isinstance(spec.recipe.tune, Prompt):
+        prompt = spec.recipe.tune
+        around = (len(prompt.template_for(data.task).split()) - texts) * TOKENS_PER_WORD
+        asked = sum(getattr(data.sizes, split) for split in PREDICTED)
+        trained, predicted = 0.0, (asked + prompt.shots) * (tokens_each + around)
     else:
         examples = round(getattr(data.sizes, spec.split) * _share(spec, plan))
         trained = examples * spec.recipe.epochs * tokens_each
