@@ -42,7 +42,7 @@ class Recorder(Display):
 @pytest.fixture
 def temporary(monkeypatch):
     """An empty folder for temporary files, with a name as short as that of a Unix socket in it has to be."""
-    with tempfile.TemporaryDirectory(prefix="ranks-", dir="/tmp") as folder:  # noqa: S108 - a new folder in it
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
 
