@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ ROOT = Path(w2s.__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 # A document shows what a section is about; the rest of a sweep is this.
-REST = {
+REST: dict[str, Any] = {
     "name": "example",
     "tasks": ["movie"],
     "sizes": {"weak_train": 500, "transfer": 500, "test": 600},

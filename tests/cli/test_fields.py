@@ -86,7 +86,7 @@ def test_what_is_listed_is_what_a_sweep_knows():
     assert "unknown field" not in method
     assert "methods.m.start: " in method
     for path in ("recipe", "engine", "slurm", "sizes"):
-        section = {key: [[]] for key in names(path)}  # nothing takes that
+        section: dict[str, list[object]] = {key: [[]] for key in names(path)}  # nothing takes that
         problems = refused(**{path: section})
         assert "unknown field" not in problems
         assert all(f"{path}.{name}" in problems for name in section), problems
@@ -114,6 +114,13 @@ def test_a_field_that_is_not_listed_is_refused():
 )
 def test_a_path_as_in_a_sweep_leads_to_its_field(asked, path):
     assert fields.find(asked).entries == (by_path()[path],)
+
+
+def test_fields_that_stand_beside_others_are_found_there():
+    assert fields.find("tasks.mine.margin").entries == (by_path()["tasks.NAME.format.rating_pairs.margin"],)
+    assert len(fields.find("tasks.mine.prompt").entries) == 3  # of choices, pairs and generate
+    assert fields.find("models.mine.revision").entries == (by_path()["tasks.NAME.source.revision"],)
+    assert fields.find("seeds.0").entries == fields.find("seeds").entries
 
 
 def test_a_name_that_several_kinds_have_shows_all():

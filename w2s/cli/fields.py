@@ -57,6 +57,11 @@ class Variant(NamedTuple):
     about: str
     fields: tuple[Entry, ...]
 
+    @property
+    def word(self) -> str:
+        """What stands for it in a path: `lora`; nothing where its first field tells it."""
+        return "" if self.tag.startswith("{") else self.tag.rpartition(": ")[2]
+
 
 class Entry(NamedTuple):
     """A field. `named`: it holds a mapping from names of the user's own, to one of `inner` each."""
@@ -242,12 +247,14 @@ def find(path: str) -> Found:
     found, free = Found("", (), (tree(),)), False  # free: the next word is a name of the user's own
     words = [word for word in re.split(r"[.\[\]]+", path.strip()) if word]
     for place, word in enumerate(words):
-        tagged = tuple(v for v in found.variants if v.tag.rpartition(": ")[2] == word)
+        tagged = tuple(v for v in found.variants if v.word == word)
         entries = tuple(dict.fromkeys(e for v in found.variants for e in v.fields if e.name == word))
         if not (tagged or entries) and (free or word.isdigit()):
-            found = Found(f"{found.path}.{word if free else '0'}", (), found.variants)
+            found = Found(f"{found.path}.{word}", () if free else found.entries, found.variants)
             free = False
             continue
+        if not (tagged or entries) and place == 2 and words[0] in ("tasks", "models"):
+            entries = tuple(dict.fromkeys(e for e in _beside(found.variants) if e.name == word))
         if not (tagged or entries):
             raise SpecError(_unknown(path, found, word, words[:place]))
         inner = tagged or tuple(dict.fromkeys(v for e in entries for v in e.inner))
@@ -256,9 +263,16 @@ def find(path: str) -> Found:
     return found
 
 
+def _beside(variants: tuple[Variant, ...]) -> Iterator[Entry]:
+    """Fields of a task's source and format, or of a model's source, that may stand beside its own."""
+    for outer in (e for variant in variants for e in variant.fields if e.name in ("source", "format")):
+        for variant in outer.inner:
+            yield from variant.fields
+
+
 def _unknown(path: str, found: Found, word: str, before: Sequence[str]) -> str:
     known = [entry.name for variant in found.variants for entry in variant.fields]
-    known += [tag for variant in found.variants if (tag := variant.tag.rpartition(": ")[2])]
+    known += [variant.word for variant in found.variants if variant.word]
     where = f"{'.'.join(before)} has no field {word!r}" if before else f"no field {word!r}"
     elsewhere = [place for place, entry in every() if entry.name == word]
     if elsewhere:
@@ -270,7 +284,7 @@ def every() -> Iterator[tuple[str, Entry]]:
     """Every field with its path, each mapping where it stands least deep."""
     for path, variants, _ in sections():
         for variant in variants:
-            tag = f"{variant.tag.rpartition(': ')[2]}." if variant.tag else ""
+            tag = f"{variant.word}." if variant.word else ""
             for entry in variant.fields:
                 yield f"{path}.{tag}{entry.name}".lstrip("."), entry
 
