@@ -66,12 +66,12 @@ def test_a_transform_reads_the_middle_of_the_untuned_student(made):
     assert isinstance(transform, Knn)
     assert (transform.do, transform.k, transform.keep) == ("relabel", 20, None)
     assert [step.split for step in features] == ["transfer", "val"]
-    assert all(step.pooled and step.model.layers == 10 and step.model.pooling == "auto" for step in features)
+    assert all(step.pooled and step.model.layers == 15 and step.model.pooling == "auto" for step in features)
     assert features[0].model.source == cell.student_step.model.source
     order = list(plan.nodes)
     assert max(order.index(digest) for digest in spec.features) < order.index(spec.digest())
     assert [plan.nodes[digest].title for digest in spec.features] == [
-        f"features of large, lowest 10 layers, pooled, on movie, {split}" for split in ("transfer", "val")
+        f"features of large, lowest 15 layers, pooled, on movie, {split}" for split in ("transfer", "val")
     ]
     assert plan.nodes[spec.digest()].title == "labels on movie: small; knn relabel by large, seed 0"
 
@@ -83,7 +83,8 @@ def test_a_transform_reads_the_middle_of_the_untuned_student(made):
         ({"layer": 7, "pooling": "mean"}, 7, "mean"),
         ({"layer": 0.01}, 1, "auto"),
         ({"layer": 1.0}, 20, "auto"),
-        ({"model": "small"}, 1, "auto"),
+        ({}, 15, "auto"),
+        ({"model": "small"}, 2, "auto"),  # 0.75 of two layers, half up
     ],
 )
 def test_whose_activations_of_which_layer(made, fields, layers, pooling):
@@ -187,7 +188,7 @@ def test_models_of_unknown_depth_need_a_number(refused, made):
     models = {**MODELS, "large": {"use": "org/unheard-of"}}
     found = refused(by({"knn": "relabel"}), models=models)
     where = "methods.m.labels.transforms[0].knn.layer"
-    assert found == [f"{where}: how many layers large has is not known; give a number of layers (got 0.5)"]
+    assert found == [f"{where}: how many layers large has is not known; give a number of layers (got 0.75)"]
     plan, (cell,) = made(by({"knn": {"do": "relabel", "layer": 4}}), models=models)
     assert {step.model.layers for step in made_by(plan, cell)[1]} == {4}
 

@@ -49,6 +49,9 @@ TRANSFORMS: Mapping[str, tuple[type[Spec], str | None]] = {
     "topofilter": (TopoFilter, "keep"),
 }
 EXAMPLES = {"temperature": "2", "knn": "relabel", "logistic": "relabel"}  # of values; elsewhere 0.5
+# Of movie snippets that a two-layer MiniLM had labelled, neighbours gave 0.742 the right label by the middle of 20
+# layers of SmolLM2, as EleutherAI/w2s takes it, and 0.794 by layer 15.
+LAYER = 0.75
 UNKNOWN = "0" * 64  # digest of a step that is not known yet
 
 
@@ -60,7 +63,9 @@ class Block(Spec):
     """Where labels come from and what is done to them. A source alone, such as `labels: truth`, is its `from`."""
 
     from_: Any = identity(
-        WEAK, alias="from", about="Whose labels: a supervisor, a list of them, truth, majority, a file, simulated ones."
+        WEAK,
+        alias="from",
+        about="Whose labels: a supervisor, a list (the same one counts once), truth, majority, a file, simulated.",
     )
     combine: Combine = identity(
         "mean",
@@ -102,7 +107,7 @@ class Activations(Spec):
     """Of what model the activations are that a transform goes by."""
 
     model: str | None = identity(None, about="Whose activations, untuned; null: the student's own model.")
-    layer: int | float = identity(0.5, about="Of the so-many-th layer from below, or at a share of the layers.")
+    layer: int | float = identity(LAYER, about="Of the so-many-th layer from below, or at a share of the layers.")
     pooling: Literal["auto", "last", "mean"] = identity(
         "auto", about="As `pooling` of models; auto: as the model's own."
     )
@@ -138,7 +143,7 @@ class Probed(NamedTuple):
 
     transform: Knn | LogisticProbe | TopoFilter
     model: str | None = None  # None: the student's own, untuned
-    layer: int | float = 0.5  # layers from below, or a share of them
+    layer: int | float = LAYER  # layers from below, or a share of them
     pooling: Literal["auto", "last", "mean"] = "auto"  # auto: as the model's own head
 
     def layers_of(self, depth: int | None) -> int | None:
@@ -364,7 +369,7 @@ def _transform(given: Any, where: str, source: str, known: _Names) -> AnyTransfo
 def _probed(made: type[Probing], name: str, given: dict[str, Any], where: str, known: _Names) -> Probed:
     """A transform by activations: whose, of which layer and how pooled stands beside its own fields."""
     fields = {key: value for key, value in given.items() if key not in Activations.model_fields}
-    model, layer, pooling = given.get("model"), given.get("layer", 0.5), given.get("pooling", "auto")
+    model, layer, pooling = given.get("model"), given.get("layer", LAYER), given.get("pooling", "auto")
     problems: list[str] = []
     if "features" in fields:
         fields.pop("features")
