@@ -1,8 +1,8 @@
 """The language step: texts of named splits in, the weights of a model that learned to go on with them out.
 
-Generative fine-tuning before a task (Burns et al. 2023, sec. 5.2.2): next-token
-training on the texts that supervisors and students will see, of which no label and no target is read. As with target
-texts, an example's loss is the sum over its tokens, in nats. Refuses models that are no decoders.
+Generative fine-tuning before a task (Burns et al. 2023, sec. 5.2.2): next-token training on the texts that supervisors
+and students will see, of which no label and no target is read. As with target texts, an example's loss is the sum over
+its tokens, in nats. Refuses models that are no decoders.
 """
 
 from __future__ import annotations

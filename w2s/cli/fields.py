@@ -2,6 +2,7 @@
 
 Names, types, bounds and defaults are those that sweeps are checked by, and sentences stand beside them. What is said
 here is only how a sweep is written otherwise than its specs: names in place of mappings, fields side by side.
+Refuses paths that lead nowhere, with the nearest that do.
 """
 
 from __future__ import annotations
