@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s import plan as plans
+from w2s.analyze.numbers import resamples, stats
 from w2s.experiments import expand
 from w2s.plan import Node, Plan
 from w2s.randomness import stream_seed
@@ -156,6 +157,17 @@ def default_accuracy(node: Node) -> float:
     if isinstance(spec.labels, Weak):
         return float(own - (0.06 if spec.recipe.loss.name == "xent" else 0.03) - 0.02 * spec.labels.hard + wobble)
     return float(own + wobble)
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """A tenth of the resamples, for modules whose tests hold no interval against a number of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (resamples, stats):
+            patch.setattr(module, "RESAMPLES", 1000)
+        resamples.normal_R.cache_clear()
+        yield
+    resamples.normal_R.cache_clear()
 
 
 @pytest.fixture

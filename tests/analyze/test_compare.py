@@ -16,6 +16,8 @@ from w2s.analyze.reading import configuration, rows
 from w2s.analyze.reading.configuration import ABSENT, changed, flat
 from w2s.spec import TrainSpec, Weak
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 LOGCONF = Key("movie", "weak-3l", "strong-20l", "logconf", "final")
 
 

@@ -12,6 +12,8 @@ from made_cells import read  # type: ignore[import-not-found]
 
 from w2s.analyze.figures import curves, style, training
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 def histories(made, steps=80):
     """A history for every training, whose accuracies are lies."""

@@ -26,6 +26,8 @@ from w2s.analyze.reading.scoring import ece
 from w2s.analyze.reading.selection import taken
 from w2s.errors import SpecError
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 TWELVE = [
     "pythia-70m", "gpt2", "pythia-160m", "gpt2-medium", "pythia-410m", "gpt2-large", "pythia-1b", "pythia-1.4b",
     "gpt2-xl", "pythia-2.8b", "pythia-6.9b", "pythia-12b",
@@ -168,7 +170,7 @@ def check(found) -> None:
 
 def test_two_models_one_task(synthetic):
     found = drawn(*read(synthetic().fill()))
-    assert list(found) == ["accuracy-movie", "pgr-movie", "agreement-movie", "calibration-movie"]
+    assert list(found) == ["accuracy-movie", "pgr-movie", "agreement-movie", "calibration-movie", "confidence-movie"]
 
 
 def test_over_tasks_come_first_then_kind_by_kind(synthetic):

@@ -16,10 +16,12 @@ import w2s.analyze as library
 from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.cells import AGREEMENTS
 from w2s.analyze.reading.rows import COLUMNS
-from w2s.analyze.tables.exports import cells_csv, labels_csv, medians_csv, scaling_csv
+from w2s.analyze.tables.exports import cells_csv, confidence_csv, labels_csv, medians_csv, scaling_csv
 from w2s.cli.arguments import checked
 from w2s.cli.commands import COMMANDS
 from w2s.errors import SpecError
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 DOC = (Path(w2s.__file__).resolve().parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
 NAMES = ["task", "weak", "student", "method", "selection"]
@@ -189,6 +191,10 @@ def test_documented_columns_are_the_real_ones(quickstart):
     assert sorted(s + end for s in stems for end in (with_ends if s in marked else ("",))) == sorted(real)
     assert sorted(documented("medians.csv")) == sorted(medians_csv(aggregate(rows)).splitlines()[0].split(","))
     assert sorted(documented("labels.csv")) == sorted(labels_csv(rows, []).splitlines()[0].split(","))
+    stems = documented("confidence.csv")
+    plain, marked = ([name.removesuffix(" …") for name in stems if name.endswith(" …") == it] for it in (False, True))
+    real = confidence_csv(aggregate(rows)).splitlines()[0].split(",")
+    assert sorted([*plain, *(stem + end for stem in marked for end in with_ends)]) == sorted(real)
     assert sorted(documented("scaling.csv")) == sorted(scaling_csv(rows, []).splitlines()[0].split(","))
 
 

@@ -13,6 +13,8 @@ from w2s.analyze.reading.merge import file_name, folder_of, labels_of
 from w2s.errors import SpecError
 from w2s.store import Store
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 MODELS = {"weak-3l": {"use": "minilm", "layers": 3}, "strong-20l": {"use": "smollm2", "layers": 20}}
 SIZES = {"weak_train": 40, "transfer": 40, "val": 10, "test": 200}
 STRONGER = {"xent": {}, "logconf": {"loss": {"name": "logconf", "a_max": 0.7}}}

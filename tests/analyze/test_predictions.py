@@ -274,7 +274,7 @@ def test_what_another_process_says_is_the_same_to_the_last_bit(synthetic):
         assert (place, list(found), said.read()) == (5, batch.wanted, b"")
         assert found[batch.wanted[2]] == here[batch.wanted[2]]
         for wanted in (one for one in batch.wanted if one.digest != steps[2]):
-            for name in ("predicted_N", "right_N", "margin_rank_N", "bins_K3"):
+            for name in ("predicted_N", "right_N", "margin_rank_N", "bins_K3", "bin_N"):
                 x, y = (getattr(one[wanted].scored, name) for one in (found, here))
                 assert (x is None and y is None) or (x.dtype == y.dtype and np.array_equal(x, y))
             x, y = ([one[wanted].scored.auroc, one[wanted].scored.brier, one[wanted].wall_s] for one in (found, here))

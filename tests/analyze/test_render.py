@@ -21,7 +21,10 @@ from w2s.errors import MachineError, SpecError
 from w2s.spec import Weak
 from w2s.store import Store
 
-TABLES = ["labels.csv", "report.html", "rows.csv", "rows.parquet", "scaling.csv", "table.csv", "table.md", "table.tex"]
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+TABLES = ["confidence.csv", "labels.csv", "report.html", "rows.csv", "rows.parquet", "scaling.csv", "table.csv"]
+TABLES += ["table.md", "table.parquet", "table.tex"]
 
 
 def contents(folder):

@@ -30,6 +30,8 @@ from w2s.analyze.tables.document import compose
 from w2s.errors import StepError
 from w2s.store import Store
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 MODELS = ["pythia-70m", "pythia-160m", "pythia-410m"]
 
 

@@ -42,7 +42,7 @@ def same(a, b):
     )
     pairs = [(a.test[key], b.test[key]) for key in a.test] + [(a.transfer[key], b.transfer[key]) for key in a.transfer]
     for one, other in pairs:
-        for name in ("predicted_N", "right_N", "margin_rank_N", "bins_K3"):
+        for name in ("predicted_N", "right_N", "margin_rank_N", "bins_K3", "bin_N"):
             x, y = getattr(one, name), getattr(other, name)
             assert (x is None) == (y is None)
             assert x is None or (x.dtype == y.dtype and np.array_equal(x, y))

@@ -62,7 +62,8 @@ def test_results_of_the_last_sweep_by_name_file_and_folder(lab, done):
     code, table, err = done("results")
     assert (code, err) == (0, "")
     last = (
-        f"written to {lab.results / 'sweeps' / 'made_up'}: labels.csv, report.html, rows.csv, rows.parquet, scaling.csv"
+        f"written to {lab.results / 'sweeps' / 'made_up'}: confidence.csv, labels.csv, report.html, rows.csv, "
+        "rows.parquet, scaling.csv"
     )
     assert table.splitlines()[-1].startswith(last)
     for given in ("made_up", lab.yaml, lab.results / "sweeps" / "made_up"):

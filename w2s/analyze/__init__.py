@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from w2s.analyze.numbers.stats import Estimate
     from w2s.analyze.reading.rows import Rows
 
-__all__ = ["accuracy", "agreement", "auroc", "cells_of", "differences", "load", "median_pgr", "pgr", "table"]
+__all__ = [
+    "accuracy",
+    "agreement",
+    "auroc",
+    "cells_of",
+    "confidence",
+    "differences",
+    "load",
+    "median_pgr",
+    "pgr",
+    "table",
+]
 
 NAMES = ("task", "weak", "student", "method", "selection")
 _latest: tuple[weakref.ref[Any], str | None, list[Any]] | None = None
@@ -112,6 +123,26 @@ def agreement(rows: Rows) -> pandas.DataFrame:
         return {**found, "seeds": cell.agreement.seeds, "n": cell.agreement.n, "reason": cell.agreement.reason}
 
     return _frame(rows, None, "accuracy", line)
+
+
+def confidence(rows: Rows) -> pandas.DataFrame:
+    """How often weak model, student and ceiling are right where the weak model is so sure: one line per cell and bin.
+
+    Test examples are binned by the probability that the weak model gives its own label there: `low` to `high`, its
+    mean `confidence`, how many `examples` (added over seeds). `weak_accuracy`, `student_accuracy`, `ceiling_accuracy`
+    and `gain` (student less weak, paired) each have `_low` and `_high` (95 %), `_seeds` and `_reason`.
+    Of final predictions only; generated texts have none.
+    """
+    import csv
+    import io
+
+    import pandas
+
+    from w2s.analyze.tables import exports
+
+    lines = [line for cell in cells_of(rows) for line in exports.confidence_lines(cell)]
+    head = next(csv.reader(io.StringIO(exports.confidence_csv([]))))
+    return pandas.DataFrame(lines, columns=head)
 
 
 def median_pgr(rows: Rows, metric: str = "accuracy") -> pandas.DataFrame:

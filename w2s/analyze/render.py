@@ -1,7 +1,8 @@
 """Names of sweeps in, their tables, figures and report on disk out; a partial sweep renders with what there is.
 
-    results/sweeps/<name>/table.csv           one line per cell, with intervals
+    results/sweeps/<name>/table.csv, table.parquet  one line per cell, with intervals
     results/sweeps/<name>/medians.csv         over tasks, where there are several
+    results/sweeps/<name>/confidence.csv      test examples by the weak model's confidence: who is right how often
     results/sweeps/<name>/labels.csv          labels by confidence: how many, how often right
     results/sweeps/<name>/scaling.csv         laws of scale, for parameters and FLOPs
     results/sweeps/<name>/rows.csv, rows.parquet    one line per cell and seed
@@ -173,6 +174,8 @@ def _made(problems: list[str], what: str) -> Iterator[None]:
 def _tables(rows: Rows, cells: list[Cell], composed: Document, metric: str) -> list[Path]:
     contents = {
         "table.csv": exports.cells_csv(cells).encode(),
+        "table.parquet": exports.cells_parquet(cells),
+        "confidence.csv": exports.confidence_csv(cells).encode(),
         "labels.csv": exports.labels_csv(rows, cells).encode(),
         "scaling.csv": exports.scaling_csv(rows, cells, metric).encode(),
         "rows.csv": exports.rows_csv(rows).encode(),

@@ -7,6 +7,7 @@
     agreement-<task>          agreement with the supervisor, where that is right and where it is wrong
     curves-<task>             training loss, and accuracy and agreement during training
     calibration-<task>        reliability diagrams
+    confidence-<task>         accuracy by the weak model's confidence
     noise-<task>              PGR against the error of labels, where students learned from labels of several kinds
     scaling-<task>            laws of scale, where there are four sizes or more
 
@@ -20,7 +21,18 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from w2s.analyze.figures import accuracy, agreement, calibration, growth, heat, noise, recovered, said, training
+from w2s.analyze.figures import (
+    accuracy,
+    agreement,
+    calibration,
+    confidence,
+    growth,
+    heat,
+    noise,
+    recovered,
+    said,
+    training,
+)
 from w2s.analyze.figures.look import PNG_DPI, colours, save, short_count, shortened, style
 from w2s.analyze.figures.scale import SIZES
 from w2s.analyze.numbers.cells import METRIC_WORDS, METRICS, Cell, misnamed
@@ -29,7 +41,7 @@ from w2s.analyze.numbers.scaling import fits
 from w2s.analyze.reading.rows import Rows
 from w2s.errors import SpecError
 
-KINDS = ("accuracy", "pgr", "heat", "agreement", "curves", "calibration", "noise", "scaling")
+KINDS = ("accuracy", "pgr", "heat", "agreement", "curves", "calibration", "confidence", "noise", "scaling")
 __all__ = ["KINDS", "PNG_DPI", "SIZES", "Named", "colours", "figures", "save", "short_count", "style"]
 
 
@@ -71,6 +83,7 @@ def _figures(rows: Rows, cells: list[Cell], metric: str, size: str) -> Iterator[
         "agreement": lambda own: _agreement(own, size),
         "curves": lambda own: _with(training.of_task(rows, own), training.alt()),
         "calibration": lambda own: _with(calibration.of_task(rows, own), calibration.alt()),
+        "confidence": lambda own: _with(confidence.of_task(own), confidence.alt(own)),
         "noise": lambda own: _with(noise.of_task(own, metric), noise.alt(own, metric)),
         "scaling": lambda own: _scaling(rows, own, metric, size),
     }
@@ -96,6 +109,7 @@ TITLES = {
     "agreement": "agreement with the supervisor",
     "curves": "training of students",
     "calibration": "calibration",
+    "confidence": "accuracy by the weak model's confidence",
     "noise": "performance gap recovered ({metric}) against label error",
     "scaling": "laws of scale ({metric})",
 }

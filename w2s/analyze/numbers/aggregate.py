@@ -17,6 +17,7 @@ import pandas as pd
 
 from w2s.analyze.numbers import spread, stats
 from w2s.analyze.numbers.cells import DIFFERENCES, INHERITED, MEASURED, METRICS, Cell, Measured, Run
+from w2s.analyze.numbers.confidence import by_confidence
 from w2s.analyze.numbers.inherited import inherited
 from w2s.analyze.numbers.pool import Group, Pool, models_of, or_absent, present
 from w2s.analyze.numbers.resamples import Measure
@@ -125,6 +126,7 @@ def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool:
         "runs": tuple(_runs(group)),
         "steps": tuple(int(step) for step in _known(readable, "selected_step")),
         **(dict.fromkeys(INHERITED, absent(mixed)) if mixed else inherited(group, pool)),
+        "by_confidence": () if mixed else by_confidence(group, pool),
     }
     for metric in METRICS:
         unfit = mixed or _unfit(metric, values["n_classes"], group, pool.rows)

@@ -74,6 +74,19 @@ MISFIT = "misfit"
 INHERITED = (*AGREEMENTS, *LABELS, *SUPERVISED, *OVERLAPS, MISFIT)
 
 
+class Bin(NamedTuple):
+    """The test examples for whose label the weak model's probability is above `low`, up to `high`."""
+
+    low: float
+    high: float
+    examples: int  # added over seeds
+    confidence: float  # their mean
+    weak: Estimate  # shares that are right
+    student: Estimate
+    ceiling: Estimate
+    gain: Estimate  # student - weak, paired by seed and example
+
+
 @dataclass(frozen=True)
 class Cell:
     """What a sweep says about one method for one pair of models on one task. Accuracies are shares from 0 to 1."""
@@ -111,6 +124,7 @@ class Cell:
     error_overlap_expected: Estimate = UNKNOWN  # those that the ceiling makes too
     error_overlap_excess: Estimate = UNKNOWN
     misfit: Estimate = UNKNOWN  # cross-entropy against the weak model's predictions for test, nats
+    by_confidence: tuple[Bin, ...] = ()  # test examples by how sure the weak model is, the least sure first
 
     @property
     def own_labels(self) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from w2s.analyze.reading import files
 from w2s.analyze.reading.metrics import Bools
 from w2s.analyze.reading.predictions import Reader, Scored, Truth
-from w2s.analyze.reading.scoring import confidence_bins
+from w2s.analyze.reading.scoring import bins_of, confidence_bins
 from w2s.errors import StepError
 from w2s.store import Store
 
@@ -81,7 +81,8 @@ def of_step(reader: Reader, digest: str, data: str, classes: int) -> Learned:
     label_M = p_MC.argmax(axis=1)
     right_M = label_M == truth.y_N[place_M]
     truth_M = np.array([origin == TRUTH for origin in table["origin"].to_pylist()], dtype=np.bool_)
-    bins_K3 = confidence_bins(p_MC.max(axis=1)[None], right_M[None])[0]
+    sure_M = p_MC.max(axis=1)[None]
+    bins_K3 = confidence_bins(sure_M, right_M[None], bins_of(sure_M))[0]
     kept_N, right_N, truth_N = np.zeros((3, len(truth.ids)), dtype=np.bool_)
     kept_N[place_M], right_N[place_M], truth_N[place_M] = True, right_M, truth_M
     return Learned(kept_N, right_N, truth_N, bins_K3)

@@ -10,6 +10,7 @@ its place, and what the other had found is read once more. Where nothing can be 
     step, place, evaluations      of a selection, which evaluation it chose; empty for final predictions
     auroc, ece, brier             numbers as `Scored` has them
     predicted, right, rank, bins  its arrays as bytes: 8 or 16 bits a class (64 a text), one bit, 16 or 32 bits, float64
+    bin                           the bin of each example, 8 bits; empty for texts
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-VERSION = 1  # of the numbers too: higher where one of them is computed differently
+VERSION = 2  # of the numbers too: higher where one of them is computed differently
 KEY = ("digest", "part", "supervisor")
 NUMBERS = ("wall_s", "flops", "auroc", "ece", "brier")
 CHOSEN = ("step", "place", "evaluations")
-ARRAYS = ("predicted", "right", "rank", "bins")
+ARRAYS = ("predicted", "right", "rank", "bins", "bin")
 ROWS_PER_GROUP = 1024  # some 3 MiB of a thousand examples each: what is copied at once
 STALE_S = 24 * 3600.0  # a file that a killed process left half written
 
@@ -214,6 +215,7 @@ def _record(wanted: Wanted, found: Found, classes: int) -> dict[str, Any]:
         "right": np.packbits(scored.right_N).tobytes(),
         "rank": scored.margin_rank_N.tobytes() if scored.margin_rank_N is not None else b"",
         "bins": scored.bins_K3.tobytes(),
+        "bin": scored.bin_N.tobytes() if scored.bin_N is not None else b"",
     }
 
 
@@ -232,7 +234,8 @@ def _found(
         rank_N = _sized(one["rank"], rank_type(n), n) if classes == 2 else None
         bins_K3 = _sized(one["bins"], np.float64, 3 * BINS).reshape(BINS, 3)
         right_N = np.unpackbits(np.frombuffer(one["right"], np.uint8), count=n).view(np.bool_)
-        scored = Scored(predicted_N, right_N, one["auroc"], one["ece"], one["brier"], rank_N, bins_K3)
+        bin_N = _sized(one["bin"], np.uint8, n) if classes else None
+        scored = Scored(predicted_N, right_N, one["auroc"], one["ece"], one["brier"], rank_N, bins_K3, bin_N)
         choice = Choice(**{name: one[name] for name in CHOSEN}) if one["step"] is not None else None
         yield wanted, Found(scored, one["wall_s"], one["flops"], choice, one["stamp"])
 

@@ -34,6 +34,7 @@ class Scored:
     margin_rank_N: NDArray[np.unsignedinteger[Any]] | None
     # Of each bin: examples, sum of their confidence, how many of them are right; all zero for generated texts.
     bins_K3: NDArray[np.float64]
+    bin_N: NDArray[np.uint8] | None = None  # where each example stands among them; None for generated texts
 
     @property
     def accuracy(self) -> float:
@@ -53,12 +54,13 @@ def score(logits_CBN: NDArray[np.float64], y_N: Ints) -> list[Scored]:
     predicted_BN = _predicted(logits_CBN)
     right_BN = predicted_BN == y_N
     confidence_BN, brier_B = _probabilities(logits_CBN, y_N)
-    bins_BK3 = confidence_bins(confidence_BN, right_BN)
+    bin_BN = bins_of(confidence_BN)
+    bins_BK3 = confidence_bins(confidence_BN, right_BN, bin_BN)
     ece_B = ece(bins_BK3)
     # The difference of logits, not the probability: it keeps apart what saturates at 1.0.
     ranked = _ranked(logits_CBN[1] - logits_CBN[0], y_N) if classes == 2 else ((float("nan"), None),) * models
     return [
-        Scored(predicted_BN[b], right_BN[b], auroc, float(ece_B[b]), float(brier_B[b]), rank_N, bins_BK3[b])
+        Scored(predicted_BN[b], right_BN[b], auroc, float(ece_B[b]), float(brier_B[b]), rank_N, bins_BK3[b], bin_BN[b])
         for b, (auroc, rank_N) in enumerate(ranked)
     ]
 
@@ -72,10 +74,14 @@ def score_texts(text_N: Ints, y_N: Ints) -> Scored:
     return Scored(text_N.astype(np.int64), text_N == y_N, nan, nan, nan, None, bins_K3)
 
 
-def confidence_bins(confidence_BN: Floats, right_BN: Bools) -> NDArray[np.float64]:
-    """(B, K, 3): examples, sum of their confidence, number right, in equal bins (low, high] of the confidence."""
+def bins_of(confidence_BN: Floats) -> NDArray[np.uint8]:
+    """The bin of each confidence, of BINS equal ones (low, high]."""
+    return np.clip(np.ceil(confidence_BN * BINS).astype(np.int64) - 1, 0, BINS - 1).astype(np.uint8)
+
+
+def confidence_bins(confidence_BN: Floats, right_BN: Bools, bin_BN: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(B, K, 3): examples, sum of their confidence, number right, by their bins."""
     models = len(confidence_BN)
-    bin_BN = np.clip(np.ceil(confidence_BN * BINS).astype(np.int64) - 1, 0, BINS - 1)
     place = (bin_BN + BINS * np.arange(models)[:, None]).ravel()
     sums = [
         np.bincount(place, minlength=BINS * models),

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from w2s.analyze.numbers.cells import METRICS, Cell
+from w2s.analyze.numbers.cells import METRICS, Cell, misnamed
 from w2s.analyze.numbers.scaling import fits
 from w2s.analyze.reading.rows import Rows
 from w2s.analyze.tables import growth, listings, summaries
 from w2s.analyze.tables.sentences import sentences
 from w2s.analyze.tables.sheet import Column, Entry, Line, Models, Sheet, Value, constant, one_line, plain
 from w2s.errors import SpecError
-from w2s.identity import nearest
 
 __all__ = ["Column", "Document", "Entry", "Line", "Models", "Sheet", "Value"]
 __all__ += ["compose", "constant", "one_line", "plain", "sheets"]
@@ -35,8 +34,8 @@ class Document:
 
 def compose(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> Document:
     """The document of a sweep. Raises SpecError for a metric that there is none of."""
-    if metric not in METRICS:
-        raise SpecError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}")
+    if problem := misnamed("metric", metric, METRICS):
+        raise SpecError(problem)
     return Document(
         one_line(rows.name),
         one_line(rows.question),
@@ -49,14 +48,15 @@ def compose(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> Docu
 
 def sheets(rows: Rows, cells: Sequence[Cell], metric: str) -> list[Sheet]:
     """The tables of a sweep, the shortest answers first: medians over tasks, matrices of pairs, then the cells, their
-    agreement, their labels, their differences from the baseline, and these over tasks; laws of scale. What there is
-    nothing of is not there."""
+    agreement, labels, bins of confidence and differences from the baseline, these over tasks, laws of scale. What there
+    is nothing of is not there."""
     return [
         *summaries.over_tasks(cells, metric),
         *summaries.matrices(cells, metric),
         listings.levels(rows, cells, metric),
         listings.agreement(cells),
         *listings.labels(cells, metric),
+        *listings.by_confidence(cells, metric),
         *listings.differences(cells, metric),
         *summaries.against_baseline(cells, metric),
         *growth.scaling(fits(rows, cells, metric), metric),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 TEXT_ENDINGS = ("_status", "_reason", "_digest", "_note")
 TEXTS = ("sweep", "task", "weak", "student", "method", "selection", "metric")
+SURE = (*(f"{role}_accuracy" for role in ROLES), "gain")  # estimates of a bin of confidence
 CELL_WHOLE = ("weak_params", "student_params", "n", "n_classes")
 CELL_TEXTS = (*TEXTS, "baseline", "seeds_planned", "seeds_done", "at_chance", "notes", "left_out", "left_out_auroc")
 
@@ -138,6 +139,23 @@ def _bins(rows: Rows, cell: Cell) -> Iterable[list[Any]]:
             ends = [place / BINS, (place + 1) / BINS]
             shares = [len(found), int(count), confidence / count, right / count]
             yield [cell.task, *cell.pair, cell.method, *ends, *shares]
+
+
+def confidence_csv(cells: Sequence[Cell]) -> str:
+    """One line per cell and bin of the weak model's confidence that holds test examples: how often who is right."""
+    head = [*CELL_KEYS, "low", "high", "examples", "confidence"]
+    head += [f"{name}{end}" for name in SURE for end in ("", "_low", "_high", "_seeds", "_reason")]
+    return _csv(head, (line.values() for cell in cells for line in confidence_lines(cell)))
+
+
+def confidence_lines(cell: Cell) -> Iterable[Record]:
+    """The bins of a cell, each estimate with its interval, seeds, and reason where it is absent."""
+    for one in cell.by_confidence:
+        line: Record = dict(zip(CELL_KEYS, cell.key, strict=True))
+        line |= {"low": one.low, "high": one.high, "examples": one.examples, "confidence": one.confidence}
+        for name, found in zip(SURE, (one.weak, one.student, one.ceiling, one.gain), strict=True):
+            line |= _estimate(name, found)
+        yield line
 
 
 def scaling_csv(rows: Rows, cells: Sequence[Cell], metric: str = "accuracy") -> str:

@@ -26,6 +26,8 @@ from w2s.analyze.tables.sheet import (
     without_empty_remarks,
 )
 
+MOST_BINS = 120  # lines
+
 
 def pgr_head(metric: str) -> str:
     """PGR is that of accuracy unless it says otherwise."""
@@ -120,6 +122,37 @@ def labels(cells: Sequence[Cell], metric: str = "accuracy") -> list[Sheet]:
         "of transfer that had one; Ground truth the share of these that were ground truth, asked for by name.",
     )
     return [Sheet("Labels that students learned from", columns, lines, notes, "labels")]
+
+
+def by_confidence(cells: Sequence[Cell], metric: str) -> list[Sheet]:
+    """Every cell, bin by bin of the weak model's confidence: how often it, the student and the ceiling are right there.
+    None with too many lines to be read, which confidence.csv has."""
+    own = [cell for cell in cells if cell.by_confidence]
+    if metric != "accuracy" or not 0 < sum(len(cell.by_confidence) for cell in own) <= MOST_BINS:
+        return []
+    heads = ("Confidence", "Examples", *(f"{role.capitalize()} acc." for role in ROLES), "Student - weak")
+    columns = (
+        Column("Task", spare=True),
+        Column(PAIR),
+        Column("Method"),
+        *(Column(head, numeric=True) for head in heads),
+    )
+    lines: list[Line] = [
+        (
+            *_names(cell),
+            Value(f"{one.low:.2f} to {one.high:.2f}", "", one.confidence),
+            whole(one.examples),
+            *(value_of(getattr(one, role), 3, role=role) for role in ROLES),
+            value_of(one.gain, 3, signed=True),
+        )
+        for cell in own
+        for one in cell.by_confidence
+    ]
+    notes = (
+        "Confidence is the probability that the weak model gives its own prediction for a test example; Examples are "
+        "those of a bin, added over seeds; accuracies are among them, of final predictions.",
+    )
+    return [Sheet("Accuracy by the weak model's confidence", columns, lines, notes, "confidence", aside=True)]
 
 
 def _worse(cell: Cell) -> float:

@@ -59,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table. `kind` is medians, matrix, cells, agreement, labels, differences, contests or scaling."""
+    """One table. `kind` is medians, matrix, cells, agreement, labels, confidence, differences, contests or scaling."""
 
     about: str
     columns: tuple[Column, ...]
