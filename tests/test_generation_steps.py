@@ -14,8 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-import transformers
-from tiny_models import save_model  # type: ignore[import-not-found]
+from tiny_models import save_language_model  # type: ignore[import-not-found]
 
 from w2s import inference, steps
 from w2s.analyze.reading import scores
@@ -25,7 +24,7 @@ from w2s.analyze.reading.selection import Taken
 from w2s.analyze.report.examples import Disagreements
 from w2s.cli import describe
 from w2s.errors import SpecError, StepError
-from w2s.spec import Engine, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
+from w2s.spec import Engine, LanguageSpec, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak, begun_with
 from w2s.store import Store
 from w2s.sweep import sweep_of
 from w2s.tasks.registry import task_of
@@ -34,15 +33,6 @@ SIZES = Sizes(weak_train=24, transfer=32, val=4, test=16)
 RECIPE = Recipe(lr=1e-2, batch_size=8, epochs=12)
 ENGINE = Engine(device="cpu")
 SPLITS = ("test", "val", "transfer")
-
-
-def with_head(folder, layers):
-    """A tiny model whose language-model head is in its files."""
-    spec = save_model(folder, layers)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    torch.manual_seed(layers)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return spec.model_copy(update={"source": spec.source.model_copy(update={"sha256": None})})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +47,7 @@ def grid(tmp_path_factory):
     fields = {"name": "last", "file": "task.jsonl", "prompt": "q", "target": "a", "answer_after": "w20"}
     task = task_of({**fields, "max_new_tokens": 4}, folder, "task")
     data = MaterializeSpec(task=task, sizes=SIZES)
-    small, large = (with_head(folder / f"model-{layers}", layers) for layers in (1, 2))
+    small, large = (save_language_model(folder / f"model-{layers}", layers) for layers in (1, 2))
     common: dict[str, Any] = {"data": data.digest(), "recipe": RECIPE, "engine": ENGINE}
     weak = TrainSpec(split="weak_train", model=small, keep_weights=True, **common)
     student = TrainSpec(split="transfer", model=large, labels=Weak(supervisor=weak.digest()), **common)
@@ -145,6 +135,25 @@ def test_micro_batches_do_not_change_answers(grid, tmp_path):
         one, other = (rows(where, grid.weak, f"predictions/{split}.parquet") for where in (store, grid.store))
         assert [row["text"] for row in one] == [row["text"] for row in other]
         assert [row["log_prob"] for row in one] == pytest.approx([row["log_prob"] for row in other], abs=2e-3)
+
+
+def test_who_begins_from_a_language_model_begins_with_its_head(grid):
+    """Training on with next to no learning rate gives the answers of the step that was begun from, and not others."""
+    kept = grid.student.model_copy(update={"keep_weights": True})
+    language = LanguageSpec(data=grid.data.digest(), model=kept.model, recipe=RECIPE, engine=ENGINE)
+    assert [steps.run_step(spec, grid.store) for spec in (kept, language)] == ["done"] * 2
+    still = {"recipe": RECIPE.model_copy(update={"lr": 1e-12, "epochs": 1}), "keep_weights": False}
+    found = {}
+    for name, start in (("none", ()), ("read", begun_with(language, language.digest())),
+                        ("student", begun_with(kept, kept.digest()))):  # fmt: skip
+        spec = kept.model_copy(update={**still, "start": start})
+        assert steps.run_step(spec, grid.store) == "done"
+        found[name] = [row["log_prob"] for row in rows(grid.store, spec, "predictions/test.parquet")]
+    own = [row["log_prob"] for row in rows(grid.store, kept, "predictions/test.parquet")]
+    assert found["student"] == pytest.approx(own, abs=1e-4)
+    for name in ("none", "read"):
+        assert max(abs(one - other) for one, other in zip(found[name], own, strict=True)) > 0.1
+    assert found["none"] != found["read"]
 
 
 def test_analysis_reads_texts_right_where_they_match_and_agreeing_where_they_are_the_same(grid):

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from tiny_models import save_model  # type: ignore[import-not-found]
+from tiny_models import save_language_model  # type: ignore[import-not-found]
 
 from w2s import inference, inputs, steps
 from w2s.analyze.reading.configuration import read
@@ -39,14 +39,6 @@ ENGINE = Engine(device="cpu", checkpoint_every="never")
 RECIPE = Recipe(lr=1e-2, batch_size=8, epochs=1, head_init="normal")
 SOLVED = Recipe(tune=Probe(solver="logistic", l2=0.1))
 SPLITS = ("test", "val", "transfer")
-
-
-def with_head(folder, layers):
-    """A tiny model whose language-model head, and not a tied one, is in its files."""
-    spec = save_model(folder, layers)
-    torch.manual_seed(layers)
-    transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(folder)
-    return spec.model_copy(update={"source": resolve(FileSource(file=str(folder)), folder, "model")})
 
 
 def run(world, *specs, store=None):
@@ -81,9 +73,9 @@ def world(tmp_path_factory):
     ))  # fmt: skip
     task = task_of({"name": "tiny", "file": "task.jsonl", "text": "text", "label": "label"}, folder, "task")
     data = MaterializeSpec(task=task, sizes=SIZES)
-    large = with_head(folder / "large", 2)
+    large = save_language_model(folder / "large", 2)
     common = {"data": data.digest(), "engine": ENGINE}
-    weak = TrainSpec(split="weak_train", model=with_head(folder / "small", 1), recipe=RECIPE, **common)
+    weak = TrainSpec(split="weak_train", model=save_language_model(folder / "small", 1), recipe=RECIPE, **common)
     language = LanguageSpec(model=large, recipe=RECIPE.model_copy(update={"head_init": "zeros"}), **common)
     labels = Weak(supervisor=weak.digest())
     student = TrainSpec(split="transfer", model=large, recipe=RECIPE, labels=labels, keep_weights=True, **common)

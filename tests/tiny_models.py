@@ -12,7 +12,8 @@ from w2s.models import ModelSpec
 from w2s.sources import FileSource, resolve
 
 
-def save_model(folder: Path, layers: int) -> ModelSpec:
+def save_model(folder: Path, layers: int, head: bool = False) -> ModelSpec:
+    """`head`: with the language-model head in its files."""
     words = {"<pad>": 0, "<unk>": 1, **{f"w{i}": i + 2 for i in range(40)}}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -24,6 +25,14 @@ def save_model(folder: Path, layers: int) -> ModelSpec:
         max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     torch.manual_seed(layers)
-    transformers.LlamaModel(config).save_pretrained(folder)
+    (transformers.LlamaForCausalLM if head else transformers.LlamaModel)(config).save_pretrained(folder)
     source = resolve(FileSource(file=str(folder)), folder, "model")
     return ModelSpec(name=f"tiny-{layers}", source=source, params=10_000 * layers, depth=layers)
+
+
+def save_language_model(folder: Path, layers: int) -> ModelSpec:
+    """The same with a language-model head, not tied to the embeddings, in its files."""
+    spec = save_model(folder, layers)
+    torch.manual_seed(layers)
+    transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return spec.model_copy(update={"source": resolve(FileSource(file=str(folder)), folder, "model")})

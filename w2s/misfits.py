@@ -33,7 +33,7 @@ class Use(NamedTuple):
     @property
     def who(self) -> str:
         """The model, and the method where there is one."""
-        return self.name if self.method is None else f"{self.name} by {self.method}"
+        return f"{self.name}{self.part}" if self.method is None else f"{self.name} by {self.method}"
 
 
 def of_engine(engine: Engine) -> list[str]:
@@ -102,7 +102,7 @@ def of_recipes(engine: Engine, uses: list[Use]) -> list[str]:
 
 def _of(uses: list[Use]) -> str:
     """Who, in brackets: a model alone stands for itself as a student, too."""
-    alone = {use.name for use in uses if use.method is None}
+    alone = {use.name for use in uses if use.method is None and not use.part}
     names = [use.who for use in uses if use.method is None or use.name not in alone]
     return f" (of {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
 

@@ -105,7 +105,7 @@ def _problems_of_parts(raw: dict[str, Any], base: Path) -> list[str]:
                 except SpecError as error:
                     problems += error.problems
             problems += _wrong_recipe(recipe, f"{where}.recipe")
-            if key == "models" and isinstance(value, dict) and "start" in value:
+            if key == "models" and isinstance(value, dict) and value.get("start") is not None:
                 _collect(problems, starts.language_of, value["start"], f"{where}.start", {})
             with contextlib.suppress(SpecError):  # a block that is none says so itself
                 _collect(problems, resources.of_model, validated(Slurm, raw.get("slurm", {})), asks, f"{where}.slurm")
@@ -154,7 +154,7 @@ def _looked_up(file: SweepFile, raw: dict[str, Any], base: Path) -> Sweep:
         problems += _wrong_recipe(recipe, f"{where}.recipe")
         asked[name] = collect(resources.of_model, file.slurm, asks, f"{where}.slurm")
         recipes[name] = _solved(specs[name], _recipe(file.recipe, recipe, {"loss": {"name": "xent"}}))
-        if isinstance(value, dict) and "start" in value:
+        if isinstance(value, dict) and value.get("start") is not None:
             languages[name] = collect(starts.language_of, value["start"], f"{where}.start", file.recipe)
     for method, entry in file.methods.items():
         if not NAME.match(method):
