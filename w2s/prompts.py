@@ -16,7 +16,7 @@ from w2s.tasks.task import TaskSpec
 
 FIELD = re.compile(r"\{(\w*)\}")
 TEXT = re.compile(r"text[1-9]?")
-TEMPLATE = "{text}\nLabel:"
+TEMPLATE = "Text: {text}\nLabel:"
 BETWEEN = "\n\n"  # the examples of a prompt
 LETTERS = "ABCDEFGHI"
 
@@ -38,7 +38,7 @@ class Prompt(Spec):
     template: str | None = identity(
         None,
         about="How an example is put; {text} stands for its text, {text1}, {text2} for those of a comparison. "
-        "null: '{text}' and 'Label:' on the next line, or the texts as A and B and 'Better text:'.",
+        "null: 'Text: {text}' and 'Label:' on the next line, or texts A and B and 'Better text:'.",
     )
     words: tuple[str, ...] | None = identity(
         None, min_length=2, about="What follows the template, for each class; null: a space and the class's name."
