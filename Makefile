@@ -6,6 +6,7 @@
 # make clean        remove .venv and caches; results and downloads stay
 #
 # PYTHON=...        the interpreter for .venv (3.10 to 3.12)
+# TEST_WORKERS=...  tests at a time (as many as there are cores, 4 at most); those of SLURM and a browser go one by one
 # TORCH_INDEX=...   another index for torch, for example https://download.pytorch.org/whl/cpu for a small CPU build
 
 SHELL := bash
@@ -14,6 +15,9 @@ SHELL := bash
 .PHONY: quickstart test lint types bench coverage clean
 
 BIN := .venv/bin
+TEST_WORKERS ?= auto
+# A file stays with one worker, so that what its tests share is made once.
+SIDE_BY_SIDE := -n $(TEST_WORKERS) --maxprocesses 4 --dist loadfile
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
 # Run, not only found: version managers put commands on PATH that fail when called.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -23,8 +27,8 @@ quickstart: .venv/installed
 	$(BIN)/w2s sweep sweeps/quickstart.yaml
 
 test: lint types
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m recipe
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -m recipe $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest -m slurm
 	$(BIN)/python -m pytest -m browser
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from w2s.analyze.numbers import resamples
 from w2s.analyze.numbers.aggregate import aggregate
 from w2s.analyze.numbers.cells import Cell, Measured
 from w2s.analyze.numbers.stats import Estimate, absent
@@ -19,7 +20,11 @@ AGGREGATED: dict[object, list[Cell]] = {}
 def read(made):
     """Rows and cells of a synthetic sweep; those of another that holds the same have the same cells, made once."""
     rows = load(made.name, made.root)
-    held = made.accuracy, tuple(digest for digest, node in made.plan.nodes.items() if made.store.has(node.kind, digest))
+    held = (
+        made.accuracy,
+        resamples.RESAMPLES,
+        tuple(digest for digest, node in made.plan.nodes.items() if made.store.has(node.kind, digest)),
+    )
     if held not in AGGREGATED:
         AGGREGATED[held] = aggregate(rows)
     return rows, list(AGGREGATED[held])
