@@ -103,6 +103,7 @@ def started(mode):
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.recipe
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
 def test_out_of_memory_halves_and_goes_on():
     """A real allocation fails in one process after the other, each starting from what the last one remembered."""
