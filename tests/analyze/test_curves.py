@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from made_cells import read  # type: ignore[import-not-found]
+from tampering import counted, reseal, write  # type: ignore[import-not-found]
 
 from w2s.analyze.figures import curves, style, training
 
@@ -22,8 +23,14 @@ def histories(made, steps=80):
             lines = [{"step": step, "epoch": 0, "loss": 1.0 / (step + 1)} for step in range(steps)]
             lies = [{"steps_done": step, "split": "test", "accuracy": 0.123} for step in (20, 40, 60, 80)]
             text = "".join(json.dumps(line) + "\n" for line in [*lines, *lies])
-            (made.store.path("train", digest) / "history.jsonl").write_text(text)
+            put(made.store.path("train", digest) / "history.jsonl", text)
     return made
+
+
+def put(file, text):
+    """Write a file; its artifact's manifest agrees."""
+    file.write_text(text)
+    reseal(file)
 
 
 def table(made, digest, name):
@@ -69,9 +76,9 @@ def test_a_long_history_is_thinned_to_means(synthetic):
     assert course.loss_L[-1] == pytest.approx(np.mean([1.0 / (step + 1) for step in range(996, 1001)]))
 
 
-def test_no_more_seeds_are_read_than_asked_for(chosen, counted_reads):
+def test_no_more_seeds_are_read_than_asked_for(chosen, monkeypatch):
     rows, cells = read(histories(chosen().fill()))
-    read_tables = counted_reads()
+    read_tables = counted(monkeypatch)()
     assert [course.seed for course in curves.of_cell(rows, cells[0], 2).found] == [0, 1]
     assert sum(name == "evaluations.parquet" for _, name in read_tables) == 2
 
@@ -86,7 +93,7 @@ def test_a_student_that_is_not_there_is_passed_over(chosen):
 def histories_of_those_there(made):
     for digest, node in made.plan.nodes.items():
         if node.kind == "train" and made.store.has("train", digest):
-            (made.store.path("train", digest) / "history.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+            put(made.store.path("train", digest) / "history.jsonl", '{"step": 0, "loss": 1.0}\n')
     return made
 
 
@@ -98,14 +105,14 @@ def histories_of_those_there(made):
         ('{"step": 1, "loss": 0.5}\n{"step": 1, "loss": 0.4}\n', "out of order"),
         ('{"loss": 0.5}\n', "damaged"),
         ("[1]\n", "damaged"),
-        (None, "damaged"),
+        (None, "missing"),
     ],
 )
 def test_a_damaged_history_is_a_sentence_and_no_curve(chosen, text, said):
     made = histories(chosen().fill())
     rows, cells = read(made)
     file = table(made, cells[0].runs[0].student, "history.jsonl")
-    file.unlink() if text is None else file.write_text(text)
+    file.unlink() if text is None else put(file, text)
     found = curves.of_cell(rows, cells[0], 5)
     assert [course.seed for course in found.found] == [1, 2]
     assert len(found.problems) == 1
@@ -149,7 +156,7 @@ def spoil_logits(full):
         (spoil_missing, "missing"),
         (spoil_repeated, "repeated"),
         (spoil_stranger, "stranger"),
-        (spoil_split, "nothing of test"),
+        (spoil_split, "no evaluations"),
         (spoil_column, "logits"),
         (spoil_logits, "finite"),
     ],
@@ -158,10 +165,21 @@ def test_evaluations_that_do_not_fit_are_refused(chosen, spoil, said):
     made = histories(chosen().fill())
     rows, cells = read(made)
     file = table(made, cells[0].runs[0].student, "evaluations.parquet")
-    pyarrow.parquet.write_table(spoil(pyarrow.parquet.read_table(file)), file)
+    write(file, spoil(pyarrow.parquet.read_table(file)))
     found = curves.of_cell(rows, cells[0], 5)
     assert [course.seed for course in found.found] == [1, 2]
     assert said in found.problems[0]
+
+
+@pytest.mark.parametrize("name", ["evaluations.parquet", "history.jsonl"])
+def test_a_file_that_its_manifest_does_not_know_is_no_curve(chosen, name):
+    made = histories(chosen().fill())
+    rows, cells = read(made)
+    file = table(made, cells[0].runs[0].student, name)
+    file.write_bytes(file.read_bytes() + b" ")
+    found = curves.of_cell(rows, cells[0], 5)
+    assert [course.seed for course in found.found] == [1, 2]
+    assert "content differs from the manifest" in found.problems[0]
 
 
 def test_the_order_of_a_file_does_not_matter(chosen):
@@ -170,10 +188,16 @@ def test_the_order_of_a_file_does_not_matter(chosen):
     before = curves.of_cell(rows, cells[0], 5).found[0]
     file = table(made, cells[0].runs[0].student, "evaluations.parquet")
     full = pyarrow.parquet.read_table(file)
-    pyarrow.parquet.write_table(full.take(np.random.default_rng(5).permutation(len(full))), file)
+    write(file, full.take(np.random.default_rng(5).permutation(len(full))))
     after = curves.of_cell(rows, cells[0], 5).found[0]
     assert before.accuracy_E.tolist() == after.accuracy_E.tolist()
     assert before.agreement_E.tolist() == after.agreement_E.tolist()
+
+
+def test_a_student_without_a_history_was_not_trained_and_is_no_problem(synthetic):
+    rows, cells = read(synthetic().fill())
+    assert curves.of_cell(rows, cells[0], 5) == curves.Courses(cells[0].pair, "xent", ())
+    assert training.of_task(rows, cells) is None
 
 
 def test_without_its_supervisor_a_student_has_no_agreement(chosen):

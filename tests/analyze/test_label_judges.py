@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tampering import write  # type: ignore[import-not-found]
+from tampering import reseal, write  # type: ignore[import-not-found]
 
 from w2s.analyze.figures.curves import of_cell
 from w2s.analyze.numbers.aggregate import aggregate
@@ -74,6 +74,7 @@ def test_weak_val_goes_by_the_labels_that_a_labels_step_made_also_where_some_hav
     assert (row["selected_step"], row["student_accuracy"]) == (20, 0.0)
     folder = one.store.path("train", student(one, "half"))
     (folder / "history.jsonl").write_text('{"step": 0, "loss": 0.5}\n')
+    reseal(folder / "history.jsonl")
     rows = load("one", one.root)
     cell = next(c for c in aggregate(rows) if (c.method, c.selection) == ("half", "weak_val"))
     (course,) = of_cell(rows, cell, 1).found

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from w2s.errors import StepError
 from w2s.store import MANIFEST, Store
 
@@ -131,6 +134,24 @@ def columns(file: pyarrow.parquet.ParquetFile, found: Content, wanted: Sequence[
     if lacking:
         raise StepError(f"{name}: no column {', '.join(lacking)}; remove the artifact and run the sweep again")
     return table
+
+
+def logits(column: pyarrow.ChunkedArray, classes: int, name: str) -> NDArray[np.floating[Any]]:
+    """(rows, C), in the type of the file. Raises StepError where a row is not one finite number per class."""
+    import pyarrow
+
+    try:
+        whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        # Where lists begin and end, not pyarrow.compute: calling its functions costs as much as reading the file.
+        begin = whole.offsets.to_numpy()
+        if whole.null_count or (begin[1:] - begin[:-1] != classes).any():
+            raise StepError(f"{name}: expected {classes} logits for each example; remove the artifact and run again")
+        values = whole.values.to_numpy()[begin[0] : begin[-1]]
+    except (pyarrow.ArrowException, ValueError, TypeError, AttributeError) as error:
+        raise StepError(f"{name}: the logits are not lists of numbers ({error}); remove it and run again") from None
+    if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
+        raise StepError(f"{name}: a logit is not a finite number; remove the artifact and run the sweep again")
+    return np.asarray(values.reshape(-1, classes))
 
 
 def chunk(file: pyarrow.parquet.ParquetFile, found: Content, column: str) -> Chunk | None:

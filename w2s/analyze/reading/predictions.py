@@ -6,8 +6,7 @@ repeated or extra, logits that are not finite or not one per class, labels outsi
 Where a task has no classes (`classes` 0) its predictions are texts. A text stands for itself as a number, its hash: so
 texts are right, and agree, where they are the same.
 
-Shapes: N examples, C classes, E evaluations during training in ascending order of their steps, M rows of a file, B
-artifacts that are read and scored together.
+Shapes: N examples, C classes, B artifacts that are read and scored together.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.analyze.reading import files, metrics
+from w2s.analyze.reading import evaluations, files, metrics
+from w2s.analyze.reading.evaluations import Evaluations
 from w2s.analyze.reading.files import Artifact, Chunk, Content
 from w2s.analyze.reading.scoring import Scored as Scored  # of this module, for those who ask
 from w2s.analyze.reading.scoring import score, score_texts
-from w2s.analyze.reading.selection import Choice, choose
+from w2s.analyze.reading.selection import Choice
 from w2s.errors import StepError
 from w2s.store import Store
 
@@ -97,14 +97,6 @@ class Given:
     name: str
     stamp: bytes
     partial: bool = False  # a file of labels may leave examples out
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """What one train step predicted for a split in the course of training."""
-
-    step_E: NDArray[np.int64]  # optimizer steps done
-    logits_ENC: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,22 +211,41 @@ class Reader:
             truth = self.truth(data, "test", classes)
             made = files.artifact(self.store, "train", step)
             file = files.content(made, "evaluations.parquet")
-            needed = ("step", "split", "example_id", "logits")
-            table = files.columns(files.parquet(file), file, needed, f"evaluations.parquet of train {step[:12]}")
+            table = self._evaluations(file, step)
         except StepError as error:
             return dict.fromkeys(wanted, str(error))
         found: dict[Wanted, Found | str] = {}
         for one in wanted:
             assert one.digest == step
             try:
-                given = self._given(one.supervisor, classes) if one.part == "weak_val" else None
-                logits_NC, choice = _choose(table, truth, given, step, classes)
+                given = self.given(one.supervisor, classes) if one.part == "weak_val" else None
+                if given is not None and not given.ids:
+                    raise StepError(
+                        f"{given.name}: no example of val has a label, so that weak_val cannot choose by them"
+                    )
+                logits_NC, choice = evaluations.chosen(table, truth, given, step, classes)
                 (scored,) = score(np.ascontiguousarray(logits_NC.T)[:, None], truth.y_N)
                 stamp = truth.stamp + made.stamp + file.stamp + (given.stamp if given else b"")
                 found[one] = Found(scored, made.wall_s, made.flops, choice, stamp)
             except StepError as error:
                 found[one] = str(error)
         return found
+
+    def course(
+        self, step: str, truth: Truth, supervisor: str, classes: int
+    ) -> tuple[Evaluations, Evaluations | None, Given | None]:
+        """What a student predicted for test in the course of training and, where its supervisor labelled any of val,
+        for that, with those labels. `supervisor` is that of `Wanted`; '' where it is not there. Raises StepError where
+        they are damaged."""
+        file = files.content(files.artifact(self.store, "train", step), "evaluations.parquet")
+        given = self.given(supervisor, classes) if supervisor else None
+        given = given if given is not None and given.ids else None
+        return *evaluations.course(self._evaluations(file, step), truth, given, step, classes), given
+
+    @staticmethod
+    def _evaluations(file: Content, step: str) -> pyarrow.Table:
+        name = f"evaluations.parquet of train {step[:12]}"
+        return files.columns(files.parquet(file), file, evaluations.COLUMNS, name)
 
     def _once(self, key: Hashable, read: Callable[[], T]) -> T:
         with self._lock:
@@ -246,7 +257,8 @@ class Reader:
             found: T | str = self._kept[key]
         return _or_raise(found)
 
-    def _given(self, supervisor: str, classes: int) -> Given:
+    def given(self, supervisor: str, classes: int) -> Given:
+        """The labels for val of a train or labels step (`Wanted.supervisor`), of no example perhaps."""
         return self._once(supervisor, lambda: self._read_given(supervisor, classes))
 
     def _read_given(self, supervisor: str, classes: int) -> Given:
@@ -258,10 +270,10 @@ class Reader:
         table = files.columns(files.parquet(file), file, ("example_id", column), name)
         ids = table["example_id"].to_pylist()
         if not ids:
-            raise StepError(f"{name}: no example of val has a label, so that weak_val cannot choose by them")
+            return Given([], np.zeros(0, dtype=np.int64), name, made.stamp + file.stamp, kind == "labels")
         order = _ascending(ids, name)
         position_N = metrics.join(ids, order, name, name)
-        label_N = _logits(table[column], classes, name)[position_N].argmax(axis=1)
+        label_N = files.logits(table[column], classes, name)[position_N].argmax(axis=1)
         return Given(order, label_N, name, made.stamp + file.stamp, kind == "labels")
 
     def _read_truth(self, data: str, split: str, classes: int) -> Truth:
@@ -299,69 +311,10 @@ class Reader:
             position_N = metrics.join(table["example_id"].to_pylist(), truth.ids, name, truth.name)
             if ids is not None:
                 self._order[key] = (ids, position_N)
-        logits_NC = _logits(logits, classes, name)
+        logits_NC = files.logits(logits, classes, name)
         if len(logits_NC) != len(position_N):  # a file may say that its columns differ in length
             raise StepError(f"{name}: {len(logits_NC)} logits for {len(position_N)} examples; remove it and run again")
         return np.take(logits_NC, position_N, axis=0)  # four times as fast as an index
-
-
-def _choose(
-    table: pyarrow.Table, truth: Truth, given: Given | None, step: str, classes: int
-) -> tuple[NDArray[np.float64], Choice]:
-    """Test logits (N, C) of one evaluation: by the labels `given` for val or, without them, by the truth of test."""
-    import pyarrow
-    import pyarrow.compute as pc
-
-    test = _evaluations(table, "test", truth.ids, truth.name, classes, step)
-    if given is None:
-        choice = choose(test.logits_ENC.argmax(axis=2), truth.y_N, test.step_E)
-    else:
-        if given.partial:
-            table = table.filter(pc.is_in(table["example_id"], value_set=pyarrow.array(given.ids)))
-        val = _evaluations(table, "val", given.ids, given.name, classes, step)
-        if not np.array_equal(val.step_E, test.step_E):
-            raise StepError(
-                f"evaluations.parquet of train {step[:12]}: val was evaluated at steps {_listed(val.step_E)} and "
-                f"test at {_listed(test.step_E)}; remove the artifact and run the sweep again"
-            )
-        choice = choose(val.logits_ENC.argmax(axis=2), given.label_N, val.step_E)
-    return test.logits_ENC[choice.place], choice
-
-
-def _evaluations(
-    table: pyarrow.Table, split: str, ids: list[str], wanted: str, classes: int, digest: str
-) -> Evaluations:
-    """The rows of one split as arrays; refuses evaluations of other examples than `ids`, those of `wanted`."""
-    import pyarrow
-    import pyarrow.compute as pc
-
-    name = f"evaluations.parquet of train {digest[:12]}, {split}"
-    try:
-        part = table.filter(pc.equal(table["split"], split))
-        step_M = part["step"].cast(pyarrow.int64()).to_numpy()
-        # Where each row's example stands in `ids`; -1 for a stranger.
-        place_M = pc.fill_null(pc.index_in(part["example_id"], value_set=pyarrow.array(ids)), -1).to_numpy()
-        if part["step"].null_count or not len(step_M):
-            raise StepError(f"{name}: no evaluations, or a step is empty; remove the artifact and run the sweep again")
-    except (pyarrow.ArrowException, ValueError, TypeError) as error:
-        raise StepError(f"{name}: steps, splits or ids are not what they should be ({error}); remove it") from None
-    logits_MC = _logits(part["logits"], classes, name)
-    step_E, evaluation_M = np.unique(step_M, return_inverse=True)
-    count_EN = np.zeros((len(step_E), len(ids)), dtype=np.int64)
-    np.add.at(count_EN, (evaluation_M[place_M >= 0], place_M[place_M >= 0]), 1)
-    strange_E = np.bincount(evaluation_M, weights=place_M < 0, minlength=len(step_E)) > 0
-    for place in np.flatnonzero(strange_E | (count_EN != 1).any(axis=1)):
-        own = part.filter(pyarrow.array(evaluation_M == place))
-        metrics.join(own["example_id"].to_pylist(), ids, f"{name}, step {step_E[place]},", wanted)  # raises
-    logits_ENC = np.empty((*count_EN.shape, classes))
-    logits_ENC[evaluation_M, place_M] = logits_MC
-    return Evaluations(step_E, logits_ENC)
-
-
-def _listed(step_E: NDArray[np.int64], most: int = 5) -> str:
-    """Steps for a message, the first ones only where there are many."""
-    more = f" and {len(step_E) - most} more" if len(step_E) > most else ""
-    return ", ".join(map(str, step_E[:most])) + more
 
 
 def _or_raise(found: T | str) -> T:
@@ -385,21 +338,3 @@ def _ascending(ids: list[Any], name: str) -> list[str]:
     if not all(isinstance(example_id, str) for example_id in ids):
         raise StepError(f"{name}: an example has no id, or one that is no text; remove the artifact and run again")
     return sorted(ids)
-
-
-def _logits(column: pyarrow.ChunkedArray, classes: int, name: str) -> NDArray[np.floating[Any]]:
-    """(rows, C), in the type of the file."""
-    import pyarrow
-
-    try:
-        whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        # Where lists begin and end, not pyarrow.compute: calling its functions costs as much as reading the file.
-        begin = whole.offsets.to_numpy()
-        if whole.null_count or (begin[1:] - begin[:-1] != classes).any():
-            raise StepError(f"{name}: expected {classes} logits for each example; remove the artifact and run again")
-        values = whole.values.to_numpy()[begin[0] : begin[-1]]
-    except (pyarrow.ArrowException, ValueError, TypeError, AttributeError) as error:
-        raise StepError(f"{name}: the logits are not lists of numbers ({error}); remove it and run again") from None
-    if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
-        raise StepError(f"{name}: a logit is not a finite number; remove the artifact and run the sweep again")
-    return np.asarray(values.reshape(-1, classes))

@@ -7,11 +7,11 @@ and the last one is always kept. Refuses (StepError) a file that cannot be read;
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from w2s.analyze.reading.history import parsed
 from w2s.analyze.report.packing import number
 from w2s.errors import StepError
 
@@ -31,20 +31,16 @@ def curves(path: Path, points: int) -> list[Curve]:
 
 def _read(path: Path) -> tuple[list[tuple[int, float]], dict[str, list[tuple[int, float]]]]:
     """(steps done, loss), and (steps done, accuracy) by what was evaluated against what, in the order of the file."""
-    loss: list[tuple[int, float]] = []
     evaluated: dict[str, list[tuple[int, float]]] = {}
+    advice = f"remove the folder {path.parent} and run again"
     try:
-        # One array: parsing line by line takes three times as long.
-        lines = json.loads("[" + ",".join(path.read_text(encoding="utf-8").split("\n")).rstrip(",\n ") + "]")
-        for line in lines:
-            if "loss" in line:
-                value = float(line["loss"])
-                loss.append((int(line["step"]) + 1, value if math.isfinite(value) else math.nan))
-            elif "accuracy" in line:
+        loss, others = parsed(path.read_text(encoding="utf-8"), str(path), advice)
+        for line in others:
+            if "accuracy" in line:
                 name = f"{line['split']}, against {'ground truth' if line['against'] == 'truth' else line['against']}"
                 evaluated.setdefault(name, []).append((int(line["steps_done"]), float(line["accuracy"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StepError(f"{path}: damaged ({error}); remove the folder {path.parent} and run again") from None
+        raise StepError(f"{path}: damaged ({error}); {advice}") from None
     return loss, evaluated
 
 
