@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_models import save_model  # type: ignore[import-not-found]
+from tiny_models import save_language_model, save_model  # type: ignore[import-not-found]
 
 from w2s import steps
-from w2s.spec import Engine, MaterializeSpec, Recipe, Sizes, TrainSpec, Weak
+from w2s.spec import (
+    Engine,
+    LanguageSpec,
+    Lora,
+    MaterializeSpec,
+    Recipe,
+    Sizes,
+    TrainSpec,
+    Weak,
+    begun_with,
+    language_recipe,
+)
 from w2s.store import Store
 from w2s.tasks.registry import task_of
 
@@ -96,16 +107,37 @@ class Pairs(Grid):
         return [{"good": good, "bad": bad} for good, bad in texts], {"chosen": "good", "rejected": "bad"}
 
 
-def job(spec: TrainSpec, store: Store, **more: Any) -> dict[str, Any]:
+class Readers(Grid):
+    """A grid whose student has a language-model head, and reads both halves before all else."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.large = save_language_model(folder / "reader", 2)
+
+    def reading(self, engine: Engine) -> LanguageSpec:
+        whole = engine.model_copy(update={"zero_stage": None if engine.zero_stage == 3 else engine.zero_stage})
+        return LanguageSpec(data=self.data.digest(), splits=("weak_train", "transfer"), model=self.large, recipe=language_recipe(Recipe(**COMMON)),
+                            engine=whole)  # fmt: skip
+
+    def steps(self, engine: Engine) -> tuple[LanguageSpec, TrainSpec, TrainSpec]:
+        """What is read, a student that begins from that, and one that begins from this student by adapters."""
+        language = self.reading(engine)
+        first = self.student(Recipe(**COMMON), engine, keep_weights=True)
+        first = first.model_copy(update={"start": begun_with(language, language.digest())})
+        second = {"start": begun_with(first, first.digest()), "recipe": Recipe(**COMMON, tune=Lora(r=2))}
+        return language, first, first.model_copy(update=second)
+
+
+def job(spec: TrainSpec | LanguageSpec, store: Store, **more: Any) -> dict[str, Any]:
     return {"spec": spec.model_dump(mode="json"), "store": str(store.root), **more}
 
 
-def history(store: Store, spec: TrainSpec) -> list[dict[str, Any]]:
-    lines = (store.path("train", spec.digest()) / "history.jsonl").read_text().splitlines()
+def history(store: Store, spec: TrainSpec | LanguageSpec) -> list[dict[str, Any]]:
+    lines = (store.path(spec.kind, spec.digest()) / "history.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
-def losses_of(store: Store, spec: TrainSpec) -> list[float]:
+def losses_of(store: Store, spec: TrainSpec | LanguageSpec) -> list[float]:
     return [row["loss"] for row in history(store, spec) if "loss" in row]
 
 
@@ -114,7 +146,7 @@ def logits_of(store: Store, spec: TrainSpec, split: str) -> np.ndarray:
     return np.array(table["logits"].to_pylist(), dtype=np.float32)
 
 
-def weights_of(store: Store, spec: TrainSpec) -> dict[str, np.ndarray]:
+def weights_of(store: Store, spec: TrainSpec | LanguageSpec) -> dict[str, np.ndarray]:
     import safetensors.numpy
 
-    return dict(safetensors.numpy.load_file(store.path("train", spec.digest()) / "model" / "trained.safetensors"))
+    return dict(safetensors.numpy.load_file(store.path(spec.kind, spec.digest()) / "model" / "trained.safetensors"))

@@ -18,8 +18,8 @@ import torch
 
 from w2s import steps
 from w2s.errors import W2SError
+from w2s.execute.worker import KINDS
 from w2s.identity import validated
-from w2s.spec import TrainSpec
 from w2s.stopping import Stopped, Stopping
 from w2s.store import Store
 
@@ -65,7 +65,9 @@ def carry_out(job: dict[str, Any]) -> str:
     trainer._Training._evaluate = after_each_step  # type: ignore[method-assign]
     losses.loss_sum = loss  # type: ignore[assignment]
     try:
-        return steps.run_step(validated(TrainSpec, job["spec"]), Store(Path(job["store"])), stopping=stopping)
+        return steps.run_step(
+            validated(KINDS[job["spec"]["kind"]], job["spec"]), Store(Path(job["store"])), stopping=stopping
+        )
     except Stopped:
         return "stopped"
     except W2SError as error:
