@@ -116,8 +116,10 @@ class Readers(Grid):
 
     def reading(self, engine: Engine) -> LanguageSpec:
         whole = engine.model_copy(update={"zero_stage": None if engine.zero_stage == 3 else engine.zero_stage})
-        return LanguageSpec(data=self.data.digest(), splits=("weak_train", "transfer"), model=self.large, recipe=language_recipe(Recipe(**COMMON)),
-                            engine=whole)  # fmt: skip
+        return LanguageSpec(
+            data=self.data.digest(), splits=("weak_train", "transfer"), model=self.large, engine=whole,
+            recipe=language_recipe(Recipe(**COMMON)),
+        )  # fmt: skip
 
     def steps(self, engine: Engine) -> tuple[LanguageSpec, TrainSpec, TrainSpec]:
         """What is read, a student that begins from that, and one that begins from this student by adapters."""
