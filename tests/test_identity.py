@@ -26,6 +26,7 @@ from w2s.spec import (
     FeaturesSpec,
     Frozen,
     LabelsSpec,
+    LanguageSpec,
     LogConf,
     Lora,
     Made,
@@ -35,6 +36,7 @@ from w2s.spec import (
     TrainSpec,
     Truth,
     Weak,
+    begun_with,
 )
 from w2s.supervision import (
     Confident,
@@ -240,6 +242,23 @@ def test_recorded_digests_of_probes_stay_the_same():
         "4c6b1f5cc0f205ef",
         "421e0ebc4ad5d96b",
         "57d264eb35f223d1",
+    ]
+
+
+def test_recorded_digests_of_starts_stay_the_same():
+    language = LanguageSpec(data=D1, model=MODEL)
+    both = LanguageSpec(data=D1, splits=("weak_train", "transfer"), model=MODEL, seed=3)
+    start = begun_with(language, D2)
+    student = TrainSpec(data=D1, split="transfer", labels=Weak(supervisor=D2), model=MODEL, start=start)
+    frozen = student.model_copy(update={"recipe": Recipe(tune=Frozen(layers=2))})
+    again = student.model_copy(update={"start": begun_with(frozen, D1)})
+    features = FeaturesSpec(data=D1, split="val", model=MODEL, pooled=True, start=start)
+    assert [spec.digest()[:16] for spec in (language, both, student, again, features)] == [
+        "08dde788e00daa74",
+        "875127d83db75101",
+        "070ba16521fa89d8",
+        "1535cbf2ecf39ccb",
+        "d48d4a25ab54cf70",
     ]
 
 

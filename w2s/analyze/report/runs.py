@@ -23,7 +23,8 @@ from w2s.analyze.report.packing import number
 from w2s.errors import StepError
 from w2s.progress import Report, silent
 
-KINDS = {"materialize": "data", "labels": "labels", "train": "between"}  # of steps that are no cell's
+# Of steps that are no cell's.
+KINDS = {"materialize": "data", "labels": "labels", "train": "between", "language": "between"}
 HISTORY_POINTS = 100
 EXAMPLES = 20
 LOG_CHARS = 4_000
