@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -473,3 +474,20 @@ def test_a_real_line_in_a_real_process(tmp_path, slurm):
     assert f"line 1 of wave-1.txt on {HOST}: data moods\n" in done.stderr
     assert (results / "store" / "materialize" / data.digest[:2] / data.digest / "manifest.json").exists()
     assert not slurm.calls()
+
+
+def test_a_parent_that_was_finished_without_its_weights_is_missing_for_who_begins_from_them(task):
+    lab = task.lab
+    lab.yaml.write_text(lab.yaml.read_text().replace("[xent, logconf]", "{xent: {}, after: {start: {method: xent}}}"))
+    after = XENT[0].replace("xent", "after")
+    finish(lab, DATA, WEAK[0])
+    first = lab.node(XENT[0])
+    assert first.spec.keep_weights
+    lab.finish(dataclasses.replace(first, spec=first.spec.model_copy(update={"keep_weights": False})))
+    outcome = task.does(after)
+    assert outcome.blocked == {lab.node(after).digest: first.digest}
+    assert task.said[-1].endswith("which is there without the weights to begin from: its job ended without them")
+    task.does(XENT[0])  # is not done before the weights are there
+    assert lab.made == [XENT[0]]
+    assert task.does(after).ok
+    assert lab.made == [XENT[0], after]
