@@ -65,7 +65,7 @@ class Measured:
     noise: Spread | None  # the variance of `difference` over the gap; of the baseline, that of its PGR; None: no gap
 
 
-MEASURED = ("weak", "student", "ceiling", "gap", "pgr", "difference", "pgr_difference")
+MEASURED = (*ROLES, "gap", "pgr", "difference", "pgr_difference")
 DIFFERENCES = ("difference", "pgr_difference")
 LABELS = ("label_accuracy", "label_share", "label_truth_share")
 SUPERVISED = ("supervisor_agreement", "supervisor_agreement_right", "supervisor_agreement_wrong")

@@ -25,7 +25,7 @@ from w2s.analyze.numbers.pool import Group, Pool, in_the_way, models_of, present
 from w2s.analyze.numbers.resamples import Measure
 from w2s.analyze.numbers.stats import Contrasts, Estimate, absent
 from w2s.analyze.reading.learned import LABELS as STEP
-from w2s.analyze.reading.selection import Taken
+from w2s.analyze.reading.selection import ROLES, Taken
 from w2s.analyze.reading.standing import UNPLANNED
 from w2s.errors import StepError
 
@@ -108,13 +108,12 @@ def _agreement(names: Iterable[str], weak: list[Taken], student: list[Taken], po
 
 def _overlaps(group: Group, pool: Pool) -> Part:
     """Of the weak model's errors, those that the student repeats, those that the ceiling makes too, and the excess."""
-    roles = ("weak", "student", "ceiling")
-    full = present(group, roles, pool.rows)
+    full = present(group, ROLES, pool.rows)
     if not full["weak"]:
-        return _without(OVERLAPS, in_the_way(group, roles))
+        return _without(OVERLAPS, in_the_way(group, ROLES))
     test = pool.rows.test
     wrong_SN = ~np.stack([test[model].right_N for model in full["weak"]])
-    predicted = {role: np.stack([test[model].predicted_N for model in full[role]]) for role in roles}
+    predicted = {role: np.stack([test[model].predicted_N for model in full[role]]) for role in ROLES}
     wrong = Measure(wrong_SN)
     repeated, expected = (Measure((predicted[role] == predicted["weak"]) & wrong_SN) for role in ("student", "ceiling"))
     if wrong.mean == 0.0:

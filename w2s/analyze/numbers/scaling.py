@@ -31,7 +31,7 @@ from w2s.analyze.numbers.resamples import Floats, Measure, stream
 from w2s.analyze.numbers.spread import LEVEL
 from w2s.analyze.numbers.stats import Contrasts, Estimate, absent
 from w2s.analyze.reading.rows import Rows
-from w2s.analyze.reading.selection import Taken, diagnostic, taken, variant
+from w2s.analyze.reading.selection import ROLES, Taken, diagnostic, taken, variant
 
 FEWEST = 4  # sizes
 RESAMPLES = 1000  # of those that intervals are made of, the first
@@ -239,7 +239,7 @@ def _point(cell: Cell, of: str, metric: str, size: str, pool: Pool, draws: _Draw
     found: Estimate = getattr(cell.measured(metric), of)
     if not found.known or not (math.isfinite(x) and x > 0):
         return None
-    roles = (of,) if of != "pgr" else ("weak", "student", "ceiling")
+    roles = (of,) if of != "pgr" else ROLES
     models = {role: [taken(role, getattr(run, role), cell.selection) for run in cell.runs] for role in roles}
     there = [all(m in pool.rows.test for m in seed) for seed in zip(*models.values(), strict=True)]
     data = next((run.data for run in cell.runs if run.data in pool.rows.truth), None)
