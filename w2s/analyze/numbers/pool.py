@@ -34,7 +34,6 @@ class Pool:
         self._measures: OrderedDict[Any, Measure] = OrderedDict()
         self._estimates: dict[Any, Estimate] = {}
         self._logits: OrderedDict[Any, NDArray[np.floating[Any]]] = OrderedDict()
-        self.kept = Kept(rows.store.root.parent, rows.stamps)
 
     def measure(self, metric: str, data: str, models: Iterable[Taken]) -> Measure:
         """Accuracy: is the model of that seed right about that test example? AUROC: the example's share in it."""
@@ -80,6 +79,11 @@ class Pool:
             if len(self._logits) > KEPT_MEASURES:
                 self._logits.popitem(last=False)
         return self._logits[key]
+
+    @functools.cached_property
+    def kept(self) -> Kept:
+        """What took reading the last time."""
+        return Kept(self.rows.store.root.parent, self.rows.stamps)
 
     @functools.cached_property
     def _reader(self) -> Reader:
