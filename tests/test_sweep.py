@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -485,23 +486,35 @@ def test_there_are_sweeps():
     assert {file.stem for file in SWEEPS} >= {"quickstart", "paper_nlp", "openai_readme", "smollm2_vader"}
 
 
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
-def test_every_sweep_plans_without_a_network_or_a_cache(file, tmp_path):
-    """In a process of its own, whose sockets are gone."""
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """What `w2s plan` says of each sweep, and its exit code: in a process of their own, whose sockets are gone."""
+    folder = tmp_path_factory.mktemp("offline")
     code = (
-        "import socket, sys\n"
+        "import contextlib, io, json, socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('the network was used')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from w2s.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "def plan(file):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        code = main(['plan', file, '--results', sys.argv[1]])\n"
+        "    return code, out.getvalue(), err.getvalue()\n"
+        "print(json.dumps({file: plan(file) for file in sys.argv[2:]}))\n"
     )
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "W2S_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
-    command = [sys.executable, "-c", code, "plan", str(file), "--results", str(tmp_path / "results")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "W2S_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
+    command = [sys.executable, "-c", code, str(folder / "results"), *map(str, SWEEPS)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"sweep {file.stem}: ")
-    assert "Traceback" not in done.stdout
-    assert not (tmp_path / "results").exists()
+    assert not (folder / "results").exists()
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_sweep_plans_without_a_network_or_a_cache(file, shown):
+    code, out, err = shown[str(file)]
+    assert (code, err) == (0, "")
+    assert out.startswith(f"sweep {file.stem}: ")
+    assert "Traceback" not in out
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
