@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from w2s import plugins
 from w2s.errors import StepError
 from w2s.identity import validated
 from w2s.models import ModelSpec
@@ -165,4 +166,4 @@ def fetched(model: ModelSpec, commit: str | None) -> dict[str, Any]:
 
 def plugins_folder(store: Store) -> Path:
     """Where the copies of plugins are that sweeps of this results folder were begun with."""
-    return store.root.parent / "plugins"
+    return store.root.parent / plugins.COPIES

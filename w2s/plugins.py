@@ -25,6 +25,7 @@ from w2s.identity import Spec, identity, runtime
 
 Kind = Literal["loss", "transform", "task", "prepare", "model"]
 F = TypeVar("F", bound=Callable[..., Any])
+COPIES = "plugins"  # folder beside the store, with a copy of every file that steps used, in a folder named by its hash
 NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 # What a function is given by place: this many, and for a transform those of its further arguments that it names.
 GIVEN = {"loss": "(logits, labels)", "transform": "(p)", "task": "()", "prepare": "(record)", "model": "(base)"}

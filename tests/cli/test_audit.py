@@ -6,8 +6,11 @@ import json
 
 import pytest
 
+from w2s import pluginfiles
 from w2s.cli.audit import audit
 from w2s.errors import SpecError
+from w2s.plan import of_sweep
+from w2s.sweep import sweep_of
 
 SOURCE = {"hub": "org/m", "revision": "main", "config": None}
 
@@ -87,3 +90,48 @@ def test_an_unfinished_step_cannot_be_checked(lab):
     lab.store.fail(node.digest, "reason")
     with pytest.raises(SpecError, match="is not finished, so there is nothing to check"):
         audit(lab.store, node.digest[:8])
+
+
+LOSS = """\
+from w2s.plugins import loss
+
+
+@loss
+def mine(logits, labels):
+    return (logits - labels).square().sum(1)
+"""
+
+
+@pytest.fixture
+def with_plugin(lab, tmp_path):
+    """A finished step that used a loss of a user's file, and where the copy of the file is."""
+    (tmp_path / "mine.py").write_text(LOSS)
+    data = {"name": "s", "tasks": ["movie"], "sizes": {"weak_train": 8, "transfer": 8, "val": 4, "test": 8},
+            "models": {"a": {"use": "minilm", "layers": 1}, "b": {"use": "minilm", "layers": 2}},
+            "methods": ["mine"], "plugins": ["mine.py"]}  # fmt: skip
+    plan = of_sweep(sweep_of(data, tmp_path))
+    (step,) = [node for node in plan.nodes.values() if node.title.startswith("student")]
+    with lab.store.staging("train", step.digest) as staged:
+        staged.commit({"spec": step.spec.model_dump(mode="json")})
+    pluginfiles.keep(plan.plugins, lab.store.root.parent / "plugins")
+    (folder,) = (lab.store.root.parent / "plugins").iterdir()
+    return step, folder
+
+
+def test_copies_of_plugins_are_checked(lab, with_plugin):
+    step, folder = with_plugin
+    assert audit(lab.store) == (1, [])
+    (folder / "mine.py").write_text(LOSS + "\n")
+    wrong = f"its SHA-256 is not {folder.name[:12]}..., the name of its folder; remove the folder and run again"
+    found = [f"{folder / 'mine.py'}: {wrong}"]
+    assert audit(lab.store) == (1, found)
+    assert audit(lab.store, step.digest[:8]) == (1, found)
+
+
+def test_a_plugin_that_a_step_used_and_that_is_gone_is_named(lab, with_plugin):
+    _, folder = with_plugin
+    (folder / "mine.py").unlink()
+    missing = f"{folder}: holds no copy of a plugin; put the file mine.py that has this SHA-256 there"
+    assert audit(lab.store) == (1, [missing])
+    folder.rmdir()
+    assert audit(lab.store) == (1, [missing])

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from w2s import plan as plans
-from w2s import pluginfiles
+from w2s import pluginfiles, plugins
 from w2s.cli import describe
 from w2s.plan import Plan, is_done
 from w2s.store import Store
@@ -24,7 +24,7 @@ def begin(plan: Plan, store: Store, results: Path, anew: bool) -> None:
     store.require_writable()
     if anew:
         print(drop_checkpoints(plan, store), file=sys.stderr)
-    pluginfiles.keep(plan.plugins, results / "plugins")
+    pluginfiles.keep(plan.plugins, results / plugins.COPIES)
     plans.write(plan, results / "sweeps" / plan.name)
     describe.remember_command(results, plan.name, shlex.join(["w2s", *sys.argv[1:]]))
 
