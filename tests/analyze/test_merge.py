@@ -107,6 +107,8 @@ def test_rows_and_cells_of_a_digest_with_two_predictions_have_those_of_the_first
         recovered = (of_cell.student_accuracy - of_cell.weak_accuracy) / gap
         assert of_cell.pgr.tolist() == pytest.approx(recovered.where(gap > 0).tolist(), nan_ok=True)
     assert found.frame.dtypes.equals(first.dtypes)
+    (note,) = found.notes  # of three seeds the weak model and the student by logconf
+    assert note.startswith(f"{b.root / 'sweeps' / 'one'}: 6 runs predict otherwise than the same in {a.root}")
 
 
 def test_a_single_sweep_is_given_back_as_it_is(two):

@@ -148,7 +148,7 @@ def merge(parts: Sequence[Rows], folder: Path) -> Rows:
             f"{label}: {line}" for label, part in zip(labels, parts, strict=True) for line in part.unfinished
         ],
     }
-    return Merged(**common, notes=judge.notes(groups), origin=origin)
+    return Merged(**common, notes=[*judge.notes(groups), *_of_two_minds(parts, labels)], origin=origin)
 
 
 def labels_of(parts: Sequence[Rows]) -> list[str]:
@@ -183,6 +183,28 @@ def _without_strangers(parts: Sequence[Rows], labels: Sequence[str], problems: l
         ]
         frames.append(part.frame[~part.frame["data_digest"].isin(strange)])
     return frames
+
+
+def _of_two_minds(parts: Sequence[Rows], labels: Sequence[str]) -> list[str]:
+    """Runs that predict otherwise in two results folders, under one digest: a note for each two sweeps."""
+    first: dict[Taken, tuple[int, Scored]] = {}
+    differ: dict[tuple[int, int], dict[str, int]] = {}  # test examples that differ, by run
+    for place, part in enumerate(parts):
+        for which, scored in part.test.items():
+            shown, kept = first.setdefault(which, (place, scored))
+            own_N, kept_N = (s.right_N if s.bin_N is None else s.predicted_N for s in (scored, kept))
+            if kept is scored or len(own_N) != len(kept_N):  # of other lengths: data that is told to differ
+                continue
+            if others := int(np.count_nonzero(own_N != kept_N)):
+                found = differ.setdefault((shown, place), {})
+                found[which.digest] = max(others, found.get(which.digest, 0))
+    return [
+        f"{labels[b]}: {len(found)} {'runs predict' if len(found) > 1 else 'run predicts'} otherwise than the same in "
+        f"{labels[a]}, by another machine or version or damage, which `w2s verify` finds (such as {digest[:12]}, for "
+        f"{found[digest]} examples); those of {labels[a]} are shown"
+        for (a, b), found in differ.items()
+        for digest in [max(found, key=found.__getitem__)]
+    ]
 
 
 def _pooled(
