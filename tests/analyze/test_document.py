@@ -75,7 +75,7 @@ def test_the_metric_stands_in_heads_and_sentences():
     ]
     assert "from AUROCs averaged over seeds" in " ".join(made.sentences)
     assert "accuracies" not in " ".join(made.sentences)
-    with pytest.raises(SpecError, match=r"metric: there is no 'aurok' \(did you mean auroc\?\)"):
+    with pytest.raises(SpecError, match=r"metric: no such metric 'aurok' \(did you mean auroc\?\)"):
         composed(XENT, metric="aurok")
 
 
