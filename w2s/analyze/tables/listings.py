@@ -150,7 +150,7 @@ def by_confidence(cells: Sequence[Cell], metric: str) -> list[Sheet]:
     ]
     notes = (
         "Confidence is the probability that the weak model gives its own prediction for a test example; Examples are "
-        "those of a bin, added over seeds; accuracies are among them, of final predictions.",
+        "those of a bin, added over seeds, and accuracies are among them.",
     )
     return [Sheet("Accuracy by the weak model's confidence", columns, lines, notes, "confidence", aside=True)]
 
