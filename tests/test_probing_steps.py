@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tiny_models import save_model  # type: ignore[import-not-found]
 
-from w2s import inference, steps
+from w2s import inference, inputs, steps
 from w2s.errors import StepError
 from w2s.learn import labels, logistic, probing
 from w2s.models import ModelSpec, Words
@@ -117,7 +117,7 @@ def test_a_solved_probe_needs_no_model_but_its_features(world, copied, monkeypat
     assert all(spec.pooled and spec.model == world.model for spec in probe.features().values())
     for spec in probe.features().values():
         assert steps.run_step(spec, copied) == "done"
-    monkeypatch.setattr(steps, "_base", None)  # nothing is loaded
+    monkeypatch.setattr(inputs, "base", None)  # nothing is loaded
     assert steps.run_step(probe, copied) == "done"
     x = {s: np.load(copied.path("features", f.digest()) / "pooled.npy") for s, f in probe.features().items()}
     p, p_val = (labels.probabilities(logits(copied, world.weak, split)) for split in ("transfer", "val"))
