@@ -31,10 +31,12 @@ from w2s.spec import (
     Lora,
     Made,
     MaterializeSpec,
+    Prompt,
     Recipe,
     Sizes,
     TrainSpec,
     Truth,
+    Unread,
     Weak,
     begun_with,
 )
@@ -533,3 +535,13 @@ def test_nearest_names():
     assert nearest("zzz", ["b", "a"]) == " (known: a, b)"
     assert nearest("zzz", []) == ""
     assert nearest("zzz", [f"name{i}" for i in range(50)]) == ""
+
+
+def test_recorded_digests_of_prompts_stay_the_same():
+    full = Prompt(shots=5, template="{text}?", words=(" no", " yes"), instruction="Judge.", calibrated=False)
+    step = TrainSpec(data=D1, split="transfer", labels=Unread(), model=MODEL, recipe=Recipe(tune=Prompt()))
+    assert [spec.digest()[:16] for spec in (Prompt(), full, step)] == [
+        "dafcf52269e8cb3e",
+        "b0e5a2b3c4c47325",
+        "6baf05ebb1dacb21",
+    ]

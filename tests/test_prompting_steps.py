@@ -12,6 +12,8 @@ import pytest
 from tiny_models import save_model  # type: ignore[import-not-found]
 
 from w2s import experiments, inference, plan, steps
+from w2s.cli import describe
+from w2s.cli.labelling import require_weights
 from w2s.errors import SpecError, StepError
 from w2s.learn import labels
 from w2s.spec import Engine, MaterializeSpec, Probe, Prompt, Recipe, Sizes, TrainSpec, Unread, Weak
@@ -283,3 +285,12 @@ def test_batches_that_no_prompt_has_are_no_reason_to_refuse(world):
     assert "batch_size" in problems(world.folder, engine=engine)
     models = {name: {"use": "./model", **SWEEP["methods"]["p"]} for name in ("small", "large")}
     assert sweep_of({**SWEEP, "engine": engine, "models": models}, world.folder)
+
+
+def test_what_users_are_shown(world, copied):
+    lines = describe.step(world.folder, world.student.digest()[:12], 5)
+    at = lines.index('prompt, and then one of ["w3", "w4 w5"]:')
+    assert lines[at + 1 : at + 3] == [f"  {told(world.store, world.student)['text']}", "  w1 {text} w2"]
+    require_weights(world.store, "train", world.student.digest(), [])
+    with pytest.raises(SpecError, match=r"the weights of .* were not kept"):
+        require_weights(world.store, "train", world.weak.digest(), [])

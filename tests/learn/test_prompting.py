@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import config_of, save_tokenizer  # type: ignore[import-not-found]
 
 from w2s.errors import StepError
-from w2s.learn import language, prompting
+from w2s.learn import language, models, prompting
 from w2s.learn.prompting import Asker, drawn, reserve_of, shift_of, shown, wording
 from w2s.spec import Engine, Prompt, Recipe
 
@@ -86,10 +86,11 @@ def test_what_is_read_once_and_kept_gives_the_numbers_of_whole_prompts(base_of, 
     cached, plain = (asker_of(base_of(arch), own, before_of(own) if with_examples else []) for _ in range(2))
     plain.caches = False
     np.testing.assert_allclose(cached.ask(asked, 7)[0], plain.ask(asked, 7)[0], atol=1e-5, rtol=1e-5)
-    lengths = np.array([len(text.split()) + 3 for (text,) in asked])
-    before, n = len(cached.before), len(asked)
-    assert cached.tokens == before + lengths.sum() + n * (0 + 1 + 2)
-    assert plain.tokens == 3 * (n * before + lengths.sum()) + n * (1 + 2 + 3)
+    tokenizer, n = base_of(arch).tokenizer, len(asked)
+    tokens = sum(len(tokenizer(f"w5 {text} w6 w7")["input_ids"]) for (text,) in asked)
+    before, words = len(cached.before), sum(len(tokenizer(word)["input_ids"]) for word in WORDS)
+    assert cached.tokens == before + tokens + n * (words - 3)  # of words all tokens but the last
+    assert plain.tokens == 3 * (n * before + tokens) + n * words
 
 
 def test_batches_and_padding_do_not_matter(base_of, asked, worded):
@@ -110,16 +111,14 @@ def test_what_is_shared_is_read_once(base_of, asked, worded, monkeypatch):
     assert read.count([before_of(own)]) == 1
 
 
-def test_a_window_of_attention_moves_with_nothing(tmp_path, asked, spec_of, texts):
+def test_a_window_of_attention_moves_with_nothing(tmp_path, asked, folder_of, spec_of, texts):
     """Its layers look five tokens back; words and shared tokens lie on both sides of the padding."""
-    from w2s.learn import models
-
-    config = config_of("llama").to_dict()
-    fields = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
+    fields = json.loads((folder_of("llama") / "config.json").read_text())
+    kept = {k: v for k, v in fields.items() if k not in ("model_type", "architectures", "rope_parameters")}
     torch.manual_seed(1)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.MistralConfig(**{**fields, "sliding_window": 5}))
-    model.save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
+    config = transformers.MistralConfig(**{**kept, "sliding_window": 5})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder_of("llama")).save_pretrained(tmp_path)
     base = models.load_base(spec_of(tmp_path))
     own = wording(base, TEMPLATE, WORDS, "w11 w12")
     asker = asker_of(base, own, before_of(own))

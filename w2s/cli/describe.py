@@ -335,6 +335,10 @@ def _finished(store: Store, kind: str, digest: str, manifest: Mapping[str, Any])
         file = store.path(kind, digest) / name
         if file.exists():
             lines += ["", f"{name}:", *(f"  {line}" for line in file.read_text(encoding="utf-8").splitlines())]
+    told = read_json(store.path(kind, digest) / "prompt.json") if "prompt.json" in manifest["files"] else None
+    if told is not None:
+        asked = [*str(told["text"]).splitlines(), *str(told["template"]).splitlines()]
+        lines += ["", f"prompt, and then one of {json.dumps(told['words'])}:", *(f"  {line}" for line in asked)]
     return lines + (_examples(store, digest) if kind == "materialize" else [])
 
 

@@ -92,7 +92,7 @@ def require_weights(store: Store, kind: str, digest: str, commands: Sequence[str
     manifest = store.manifest("train", digest)
     if manifest is None:
         raise SpecError(f"digest: {digest[:12]} is not finished; `w2s show {digest[:12]}` says more")
-    if not any(name.startswith("model/") for name in manifest["files"]):
+    if not any(name.startswith("model/") or name == "prompt.json" for name in manifest["files"]):
         again = commands[0] if commands else "w2s sweep YAML"
         keep = again if "--keep" in again else f"{again} --keep-weights"
         raise SpecError(

@@ -66,7 +66,9 @@ def _labels(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
     if given["kind"] == "weak":
         above = (store.manifest("train", str(given.get("supervisor"))) or {}).get("spec") or {}
         return (
-            _hashes(store, [str(given.get("supervisor"))]) if (above.get("labels") or {}).get("kind") != "truth" else {}
+            _hashes(store, [str(given.get("supervisor"))])
+            if (above.get("labels") or {}).get("kind") not in ("truth", "none")
+            else {}
         )
     made = read(store, "labels", str(given.get("labels")))
     parents = (store.manifest("labels", str(given.get("labels"))) or {}).get("parents") or ()
