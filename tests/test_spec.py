@@ -23,7 +23,7 @@ def step(**fields):
 
 def test_kinds_of_steps_have_names_of_their_own():
     kinds = [s.model_fields["kind"].default for s in typing.get_args(typing.get_args(Step)[0])]
-    assert sorted(kinds) == ["features", "labels", "materialize", "train"]
+    assert sorted(kinds) == ["features", "labels", "language", "materialize", "train"]
 
 
 def test_a_student_reads_its_data_and_its_supervisor():
