@@ -7,7 +7,7 @@ import pytest
 from w2s.cost import frozen_fraction, kept_params, step_flops
 from w2s.models import ModelSpec
 from w2s.sources import HubSource
-from w2s.spec import Engine, FeaturesSpec, Frozen, Full, Lora, Probe, Recipe, TrainSpec
+from w2s.spec import Engine, FeaturesSpec, Frozen, Full, Lora, Probe, Prompt, Recipe, TrainSpec
 
 DATA = "0" * 64
 
@@ -37,6 +37,7 @@ def test_parameters_of_a_cut_model(params, depth, layers, kept):
     [
         (Full(), 10, None, 0.0),
         (Probe(), 10, None, 1.0),
+        (Prompt(), 10, None, 1.0),
         (Frozen(layers=4), 10, None, 0.4),
         (Frozen(layers=4), 10, 8, 0.5),  # of the layers that are kept
         (Frozen(layers=0), 10, 8, 0.0),
@@ -56,6 +57,7 @@ def test_the_share_of_layers_that_no_gradient_goes_through(tune, depth, layers, 
         (Frozen(layers=4), False, 1000 * (2 * 80 + 4 * 0.6 * 50)),
         (Frozen(layers=4), True, 1000 * (2 * 0.6 * 80 + 4 * 0.6 * 50)),
         (Probe(), False, 1000 * 2 * 80),
+        (Prompt(shots=5), True, 1000 * 2 * 80),  # forward alone, and of nothing that is cached
         (Probe(), True, 0.0),
         (Full(), True, 1000 * (2 * 80 + 4 * 50)),  # nothing is frozen, so nothing is cached
     ],

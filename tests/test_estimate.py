@@ -157,3 +157,13 @@ def test_evaluations_on_the_way_cost_their_tokens(planned, store):
     plain, evaluated = (planned(["recipe.batch_size=5", *more]) for more in ([], ["recipe.eval_every=5"]))
     before, after = (by_role(plan, costs(plan, store))["ceiling"] for plan in (plain, evaluated))
     assert after.tokens - before.tokens == 3 * (5 + 40) * ASSUMED_TOKENS
+
+
+def test_a_prompt_reads_every_example_and_those_it_shows_once(store, tmp_path):
+    """The default template has two words besides the text: Text: and Label:."""
+    method = {"recipe": {"tune": {"kind": "prompt", "shots": 5}}}
+    sweep = sweep_of({**DATA, "models": ["smollm2@2", "smollm2@4"], "methods": {"five": method}}, tmp_path)
+    plan = build(sweep, expand(sweep))
+    student = by_role(plan, costs(plan, store))["student"]
+    assert student.tokens == pytest.approx((65 + 5) * (ASSUMED_TOKENS + 2 * TOKENS_PER_WORD))
+    assert student.flops == pytest.approx(2 * student.tokens * 134515008 * 4 / 30, rel=1e-6)

@@ -62,7 +62,8 @@ def copied(world, tmp_path):
 
 
 def table(store, spec, name) -> dict[str, list[Any]]:
-    return store.read_table(spec.kind, spec.digest(), name).to_pydict()
+    columns: dict[str, list[Any]] = store.read_table(spec.kind, spec.digest(), name).to_pydict()
+    return columns
 
 
 def logits(store, spec, split="test"):

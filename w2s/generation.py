@@ -16,7 +16,7 @@ from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import StepError
 from w2s.progress import Report
-from w2s.spec import PREDICTED, Made, Split, TrainSpec, Truth
+from w2s.spec import PREDICTED, Made, Split, TrainSpec, Truth, Weak
 from w2s.stopping import Stopping
 from w2s.store import Staged, Store
 from w2s.tasks import chessboard
@@ -121,6 +121,7 @@ def _targets(spec: TrainSpec, store: Store, ids: list[str]) -> tuple[list[str], 
         table = store.read_table("materialize", spec.data, f"{spec.split}.parquet", ["example_id", "target"])
         assert table["example_id"].to_pylist() == ids
         return table["target"].to_pylist(), "truth"
+    assert isinstance(spec.labels, Weak), "who generates text learns from somebody"
     supervisor = spec.labels.supervisor
     name = f"predictions/{spec.split}.parquet"
     table = store.read_table("train", supervisor, name, ["example_id", "text"])
