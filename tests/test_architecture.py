@@ -48,7 +48,16 @@ LEARNING = {"tasks", "learn"}
 LEARNING_LIBRARIES = {"torch", "transformers", "accelerate", "deepspeed", "datasets", "peft", "safetensors", "gguf"}
 SLOW_LIBRARIES = {"numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "rich", "fire"}
 # Where the halves meet: steps calls the learning half, its worker runs steps, doctor asks torch for devices.
-BODIES = {"steps", "inputs", "training", "generation", "language", "prompting", "solving", "inference"}  # of steps, and what uses their models
+BODIES = {
+    "steps",
+    "inputs",
+    "training",
+    "generation",
+    "language",
+    "prompting",
+    "solving",
+    "inference",
+}  # of steps, and what uses their models
 MEET = {*BODIES, "outputs", "cli.doctor", "execute.worker"}
 
 
