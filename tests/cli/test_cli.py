@@ -95,7 +95,7 @@ def test_debug_shows_where_it_was_raised(lab):
 def test_plan_and_dry_run_show_the_same_and_write_nothing(lab, sweep):
     code, out, err = sweep("plan")
     assert (code, err) == (0, "")
-    assert "9 steps, where the cells one by one would need 16" in out
+    assert "9 steps, where the experiments one by one would need 16" in out
     assert sweep("sweep", "--dry-run") == sweep("sweep", "--dry_run") == (code, out, err)
     assert not lab.results.exists()
 

@@ -15,7 +15,7 @@ def test_a_plan_counts_steps_by_role_and_state_and_what_is_shared(lab):
     lab.finish(lab.node("weak tiny on movie, seed 0"))
     lab.store.fail(lab.node("weak tiny on movie, seed 1").digest, "reason")
     lines = describe.plan(plan, lab.store)
-    assert lines[:2] == ["sweep made_up: 4 cells", "Is it made up?"]
+    assert lines[:2] == ["sweep made_up: 4 experiments", "Is it made up?"]
     assert [line.split() for line in lines[3:9]] == [
         ["steps", "all", "done", "waiting", "failed", "blocked"],
         ["-------", "---", "----", "-------", "------", "-------"],
@@ -24,7 +24,7 @@ def test_a_plan_counts_steps_by_role_and_state_and_what_is_shared(lab):
         ["ceiling", "2", "2"],
         ["student", "4", "2", "2"],
     ]
-    assert "9 steps, where the cells one by one would need 16 (data movie: one step for 4 cells)" in lines
+    assert "9 steps, where the experiments one by one would need 16 (data movie: one step for 4 experiments)" in lines
     assert sum(line.startswith("blocked ") for line in lines) == 2
 
 
@@ -44,6 +44,11 @@ def test_a_plan_estimates_time_only_once_something_was_measured(lab):
 def test_nothing_shared_is_said(lab):
     lab.yaml.write_text(lab.yaml.read_text().replace("[0, 1]", "[0]").replace("[xent, logconf]", "[xent]"))
     assert "4 steps, none of them shared" in describe.plan(lab.plan(), lab.store)
+
+
+def test_one_experiment_is_one(lab):
+    lab.yaml.write_text(lab.yaml.read_text().replace("[0, 1]", "[0]").replace("[xent, logconf]", "[xent]"))
+    assert describe.plan(lab.plan(), lab.store)[0] == "sweep made_up: 1 experiment"
 
 
 def test_a_failed_step_of_several_processes_shows_the_log_of_each(lab):

@@ -97,7 +97,7 @@ def test_status_tells_the_truth_from_the_store_and_squeue(site, launch, ask, slu
     code, out, err = ask("status", "made_up")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].split() == ["sweep", "cells", "steps", "running", "queued", "waiting", "failed", "blocked"]
+    assert lines[0].split() == ["sweep", "experiments", "steps", "running", "queued", "waiting", "failed", "blocked"]
     assert lines[2].split() == ["made_up", "0/4", "1/9", "6", "2"]
     assert lines[3:7] == [
         "",
@@ -157,7 +157,7 @@ def test_a_step_that_failed_in_a_running_task_is_failed_and_what_needs_it_blocke
     assert "a new reason" not in ask("status")[1], "a pending task will try it again"
     slurm.runs("11_1")
     rows = ask("status")[1].splitlines()
-    assert rows[0].split() == ["sweep", "cells", "steps", "running", "queued", "waiting", "failed", "blocked"]
+    assert rows[0].split() == ["sweep", "experiments", "steps", "running", "queued", "waiting", "failed", "blocked"]
     assert rows[2].split() == ["made_up", "0/4", "0/9", "1", "8"]
 
 

@@ -34,7 +34,7 @@ def status(world: Any, name: str = "moods") -> str:
 
 
 def tally(world: Any, name: str = "moods") -> dict[str, str]:
-    """The table of `w2s status`, without what is empty: {"cells": "0/4", "steps": "1/9", "queued": "8"}."""
+    """The table of `w2s status`, without what is empty: {"experiments": "0/4", "steps": "1/9", "queued": "8"}."""
     header, rule, row, *_ = status(world, name).splitlines()
     columns = [match.span() for match in re.finditer("-+", rule)]
     cells = {header[start:end].strip(): row[start:end].strip() for start, end in columns}

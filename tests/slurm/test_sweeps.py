@@ -77,7 +77,7 @@ def test_what_is_queued_is_not_submitted_again(swept):
         "9 steps: 0 to submit, 0 done, 9 in the queue\n"
         "nothing is left to submit; `w2s cancel moods` would take out what is in the queue\n"
     )
-    assert swept.counts == {"cells": "0/4", "steps": "0/9", "queued": "9"}
+    assert swept.counts == {"experiments": "0/4", "steps": "0/9", "queued": "9"}
     assert f"job {swept.jobs[0]} (moods, wave 1): 1 pending" in swept.queued
     assert f"job {swept.jobs[3]} (moods, tables): 1 pending (Dependency)" in swept.queued
 
@@ -104,7 +104,7 @@ def test_the_same_command_after_all_is_done_submits_nothing_and_shows_the_tables
     assert (swept.outputs / "table.csv").stat().st_mtime_ns > table
     assert swept.finished() == swept.made
     assert len(list((swept.outputs / "slurm").glob("job-*.json"))) == 4
-    assert tally(swept) == {"cells": "4/4", "steps": "9/9"}
+    assert tally(swept) == {"experiments": "4/4", "steps": "9/9"}
 
 
 def test_logs_of_a_step_are_found(swept):
@@ -145,7 +145,7 @@ def test_a_failing_task_blocks_what_needs_it_and_mending_it_is_enough(later, clu
         assert f"blocked {later.digest(title)[:12]} {title}: needs {later.digest(weak)[:12]}, which failed: " in said
     told = status(later)
     assert f"failed {later.digest(weak)[:12]} {weak}: " in told
-    assert tally(later) == {"cells": "2/4", "steps": "5/8", "failed": "1", "blocked": "2"}
+    assert tally(later) == {"experiments": "2/4", "steps": "5/8", "failed": "1", "blocked": "2"}
     assert later.left_over() == []
 
     weights.write_bytes(whole_file)
@@ -154,7 +154,7 @@ def test_a_failing_task_blocks_what_needs_it_and_mending_it_is_enough(later, clu
     assert found == "8 steps: 3 to submit, 5 done"
     assert (lines(later, 3), lines(later, 4)) == ([[weak]], [blocked])
     cluster.until_empty()
-    assert tally(later) == {"cells": "4/4", "steps": "8/8"}
+    assert tally(later) == {"experiments": "4/4", "steps": "8/8"}
     assert {digest: later.finished()[digest] for digest in kept} == kept
     table, made = later.table(), later.finished()
     later.sweep()
@@ -177,7 +177,7 @@ def test_a_plan_that_changes_between_waves_changes_nothing_of_what_was_submitted
     assert set(later.finished()) == before | set(old) | set(new)
     assert len(set(old) ^ set(new)) == 2, "the confidence loss of then and of now"
     assert "done      student large of small on moods, logconf, seed 0" in log(later, 2, 1), "as it was submitted"
-    assert tally(later) == {"cells": "2/2", "steps": "5/5"}
+    assert tally(later) == {"experiments": "2/2", "steps": "5/5"}
 
 
 def test_an_array_longer_than_the_site_allows_is_several_and_they_take_turns(later, another):
@@ -260,5 +260,5 @@ def test_a_results_folder_that_nodes_do_not_see_is_told_of(world, cluster):
     assert (
         f"task 1 of job {job} ended without it and without a word: it was cancelled before it began, or nodes" in told
     )
-    assert tally(world) == {"cells": "0/4", "steps": "0/9", "waiting": "9"}
+    assert tally(world) == {"experiments": "0/4", "steps": "0/9", "waiting": "9"}
     assert cluster.run("sinfo", "-h", "-o", "%T").strip() == "idle", "the node is as good as before"

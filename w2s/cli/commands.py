@@ -23,7 +23,7 @@ LOG_LINES = 40
 
 
 def status(name: str | None = None, *, results: Path = RESULTS) -> int:
-    """Show how far each sweep is: cells and steps done, running, waiting, and why steps failed.
+    """Show how far each sweep is: experiments and steps done, running, waiting, and why steps failed.
 
     Arguments:
       NAME                 one sweep (all)

@@ -22,6 +22,9 @@ from w2s.plan import Plan, State, states, states_of
 from w2s.store import Overview, Store
 
 STATES: tuple[State, ...] = ("done", "running", "queued", "waiting", "failed", "blocked")
+COUNTED = ("experiments", "steps", *STATES[1:])
+EXPERIMENT = ("task", "weak", "student", "method", "seed")
+WORDS = {"materialize": "data"}  # for kinds of steps, as titles of steps have them
 SHOWN_STEPS = 60
 SHOWN_REASONS = 40  # of each kind
 SHOWN_EXAMPLES = 3
@@ -31,8 +34,11 @@ SHOWN_CHARACTERS = 300  # of a text
 def plan(plan: Plan, store: Store) -> list[str]:
     """What a plan holds: steps by role and state, what sharing saves, the cost of what is left, and each step."""
     found = states(plan, store)
-    cells = len(plan.experiments)
-    lines = [f"sweep {plan.name}: {cells} cells", *([plan.question] if plan.question else []), ""]
+    lines = [
+        f"sweep {plan.name}: {_experiments(len(plan.experiments))}",
+        *([plan.question] if plan.question else []),
+        "",
+    ]
     roles = {digest: node.title.split()[0] for digest, node in plan.nodes.items()}
     by_role = Counter((roles[digest], state) for digest, state in found.items())
     used = [state for state in STATES if state in found.values()]
@@ -44,7 +50,7 @@ def plan(plan: Plan, store: Store) -> list[str]:
     lines += ["", _shared(plan), *notes(plan), ""]
     lines += _estimates(estimate(plan, store)) + [""]
     for node in list(plan.nodes.values())[:SHOWN_STEPS]:
-        shared = f", for {node.cells} cells" if node.cells > 1 else ""
+        shared = f", for {_experiments(node.cells)}" if node.cells > 1 else ""
         lines.append(f"{found[node.digest]:<8} {node.digest[:12]}  {node.title}{shared}")
     if len(plan.nodes) > SHOWN_STEPS:
         lines.append(f"and {len(plan.nodes) - SHOWN_STEPS} more steps")
@@ -57,22 +63,27 @@ def notes(plan: Plan) -> list[str]:
 
 
 def _shared(plan: Plan) -> str:
-    """What equal steps being one step saves, and the step that serves most cells."""
+    """What equal steps being one step saves, and the step that serves most experiments."""
     alone = sum(node.cells for node in plan.nodes.values())
     if alone == len(plan.nodes):
         return f"{alone} steps, none of them shared"
     widest = max(plan.nodes.values(), key=lambda node: node.cells)
     return (
-        f"{len(plan.nodes)} steps, where the cells one by one would need {alone} "
-        f"({widest.title}: one step for {widest.cells} cells)"
+        f"{len(plan.nodes)} steps, where the experiments one by one would need {alone} "
+        f"({widest.title}: one step for {_experiments(widest.cells)})"
     )
+
+
+def _experiments(number: int) -> str:
+    return f"{number} experiment{'s' * (number != 1)}"
 
 
 def _estimates(found: Mapping[str, Estimate]) -> list[str]:
     if not any(e.to_do for e in found.values()):
         return ["nothing is left to do"]
     rows = [
-        (kind, e.to_do, count(e.cost.tokens), count(e.cost.flops), seconds(e.cost.seconds)) for kind, e in found.items()
+        (WORDS.get(kind, kind), e.to_do, count(e.cost.tokens), count(e.cost.flops), seconds(e.cost.seconds))
+        for kind, e in found.items()
     ]
     lines = table(("to do", "steps", "tokens", "FLOPs", "time"), rows, right=("steps", "tokens", "FLOPs", "time"))
     left = [e for e in found.values() if e.to_do]
@@ -96,13 +107,15 @@ def status(results: Path, name: str | None) -> list[str]:
         recorded = _recorded(results, one)
         steps = ((step["digest"], step["parents"], step["digest"] in overview.finished) for step in recorded["steps"])
         found = states_of(steps, store, queued, overview)
-        cells = [[found[digest] for digest in cell["digests"].values() if digest] for cell in recorded["cells"]]
+        # Selections differ in what is taken from an experiment's steps, not in the steps.
+        asked = {tuple(cell.get(name) for name in EXPERIMENT): cell["digests"] for cell in recorded["cells"]}
+        needed = [{found[digest] for digest in digests.values() if digest} for digests in asked.values()]
         tally = Counter(found.values())
-        rows.append((one, _of(sum(set(c) == {"done"} for c in cells), len(cells)), _of(tally["done"], len(found)),
+        rows.append((one, _of(sum(of == {"done"} for of in needed), len(needed)), _of(tally["done"], len(found)),
                      *(tally[state] or "" for state in STATES[1:])))  # fmt: skip
         lost = tally["waiting"] if not tally["running"] else 0
         reasons += _reasons(recorded["steps"], found, overview, held, all_of=name is not None)
-    lines = table(("sweep", "cells", "steps", *STATES[1:]), rows, right=("cells", "steps", *STATES[1:]))
+    lines = table(("sweep", *COUNTED), rows, right=COUNTED)
     lines += _queue(queue)
     if name is not None and queue.asked and queue.jobs and not queue.live and lost:
         lines += ["", f"{lost} step{'s wait' if lost > 1 else ' waits'} that no job has; submit again"]

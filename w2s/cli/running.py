@@ -47,9 +47,9 @@ def run(
     dry_run: bool = False,
     results: Path = RESULTS,
 ) -> int:
-    """Run one cell: a weak supervisor, a strong student and its ceiling on one task.
+    """Run one experiment: a weak supervisor, a strong student and its ceiling on one task.
 
-    It is a sweep of one cell, so its steps are shared with every other sweep in the same results folder.
+    It is a sweep of one experiment, so its steps are shared with every other sweep in the same results folder.
 
     Arguments:
       --task NAME          a task of `w2s tasks`, or any name with --set 'tasks.NAME={file: ..., text: ..., label: ...}'

@@ -27,7 +27,7 @@ PATHS = {
 
 
 def one_cell(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The sweep of one cell that the arguments of `w2s run` stand for, but for its `changes`."""
+    """The sweep of one experiment that the arguments of `w2s run` stand for, but for its `changes`."""
     names = [name_of(given[model]) for model in ("weak", "strong")]
     task, method, seed = given["task"], given["method"], given["seed"]
     return {
