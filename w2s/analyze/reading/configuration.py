@@ -64,12 +64,13 @@ def _labels(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, Mapping) or given.get("kind") not in ("made", "weak"):
         return {}
     if given["kind"] == "weak":
-        above = (store.manifest("train", str(given.get("supervisor"))) or {}).get("spec") or {}
-        return (
-            _hashes(store, [str(given.get("supervisor"))])
-            if (above.get("labels") or {}).get("kind") not in ("truth", "none")
-            else {}
-        )
+        above = read(store, "train", str(given.get("supervisor")))
+        kind = above.identity.get("labels.kind", "truth") if above else None
+        if above is None or kind not in ("truth", "none"):
+            return _hashes(store, [str(given.get("supervisor"))])
+        # Which model, on which split, since it may be another than the pair's: how it is trained is its own key's.
+        named = {path: v for path, v in above.identity.items() if path == "split" or _is_below(path, ("model",))}
+        return {"labels.given_by": sha256_of(named)[:12]}
     made = read(store, "labels", str(given.get("labels")))
     parents = (store.manifest("labels", str(given.get("labels"))) or {}).get("parents") or ()
     own = {f"labels.{path}": value for path, value in (made.identity if made else {}).items()}
