@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from w2s.errors import SpecError
 from w2s.estimate import costs
 from w2s.execute.schedule import Schedule
 from w2s.experiments import expand
-from w2s.plan import build
+from w2s.plan import build, write
 from w2s.spec import FeaturesSpec, Full, LanguageSpec, TrainSpec
 from w2s.store import Store
 from w2s.sweep import sweep_of
@@ -215,3 +216,23 @@ def test_starts_of_starts_are_chained():
         ("train", digests[1]),
     ]
     assert [start.lowest for start in third.start] == [0, 4, 4]
+
+
+def test_a_plan_tells_in_whom_ground_truth_had_a_part_and_who_read_no_label(tmp_path):
+    """By whatever way it came: own labels, a start, a supervisor."""
+    by = {
+        "xent": {},
+        "oracle": {"labels": "truth"},
+        "mixed": {"labels": {"transforms": [{"mix_truth": 0.1}]}},
+        "taught": {"labels": {"from": {"student": "same", "method": "oracle"}}},
+        "begun": {"start": {"method": "oracle"}},
+        "majority": {"labels": "majority"},
+        "asked": {"recipe": {"tune": {"kind": "prompt"}}},
+        "asked_after": {"start": {"method": "xent"}, "recipe": {"tune": {"kind": "prompt"}}},
+        "asked_after_truth": {"start": {"method": "oracle"}, "recipe": {"tune": {"kind": "prompt"}}},
+    }
+    file = write(planned(methods=by, recipe={"batch_size": 4}), tmp_path)
+    told = {(cell["student"], cell["method"]): cell.get("taught", "") for cell in json.loads(file.read_text())["cells"]}
+    truth = dict.fromkeys(("oracle", "mixed", "taught", "begun", "asked_after_truth"), "truth")
+    for model_name in ("plain", "reader"):  # texts without labels, which the second one read, teach nothing
+        assert {m: told[model_name, m] for m in by} == {**dict.fromkeys(by, ""), **truth, "asked": "nothing"}

@@ -15,7 +15,7 @@ from w2s.cost import kept_params
 from w2s.disk import disk_errors, write_lines
 from w2s.experiments import Experiment, expand
 from w2s.pluginfiles import PluginFile
-from w2s.spec import AnyStep, TrainSpec
+from w2s.spec import AnyStep, LabelsSpec, TrainSpec, Truth, Unread
 from w2s.store import Overview, Store
 from w2s.sweep import Sweep
 from w2s.sweepfile import Selection
@@ -168,7 +168,11 @@ def write(plan: Plan, folder: Path) -> Path:
         {"digest": n.digest, "kind": n.kind, "title": n.title, "parents": list(n.parents), "cells": n.cells}
         for n in plan.nodes.values()
     )
-    cells = (_cell_record(cell, selection) for cell in plan.experiments for selection in plan.selections)
+    known: dict[str, bool] = {}
+    cells = (
+        _cell_record(cell, selection) | _taught(cell, plan.nodes, known)
+        for cell in plan.experiments for selection in plan.selections
+    )  # fmt: skip
     head = {"name": plan.name, "question": plan.question, "sweep": plan.raw}
     head |= {"plugins": {file.name: file.code for file in plan.plugins}} if plan.plugins else {}
     with disk_errors(folder):
@@ -192,6 +196,24 @@ def _json_lines(head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> 
             between = ",\n  "
         yield "\n ]"
     yield "\n}\n"
+
+
+def _taught(cell: Experiment, nodes: Mapping[str, Node], known: dict[str, bool]) -> dict[str, str]:
+    """That ground truth of transfer or val had a part in a student, or no label had; nothing of all others."""
+    if _is_told_truth(cell.digests.student, nodes, known):
+        return {"taught": "truth"}
+    learns = any(start.kind == "train" for start in cell.student_step.start)
+    return {"taught": "nothing"} if isinstance(cell.student_step.labels, Unread) and not learns else {}
+
+
+def _is_told_truth(digest: str, nodes: Mapping[str, Node], known: dict[str, bool]) -> bool:
+    """True where a step, or one that it was made from, read ground truth beyond that of weak_train and test."""
+    if digest not in known:
+        spec = nodes[digest].spec
+        own = isinstance(spec, TrainSpec) and isinstance(spec.labels, Truth) and spec.split == "transfer"
+        own = own or (isinstance(spec, LabelsSpec) and spec.reads_truth)
+        known[digest] = own or any(_is_told_truth(parent, nodes, known) for parent in nodes[digest].parents)
+    return known[digest]
 
 
 def _cell_record(cell: Experiment, selection: Selection) -> dict[str, Any]:

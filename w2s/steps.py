@@ -1,7 +1,8 @@
 """The step bodies, read top to bottom; the only place where the control half and the learning half meet.
 
 Ground truth of `transfer` and `val` never reaches a student, and its label column is not even read, unless the sweep
-asks for it by name (`truth`, `mix_truth`, `simulated`): then only a labels step reads it, and says so of every label.
+asks for it by name (`truth`, `mix_truth`, `simulated`, `subsample: MODEL`): then a labels step reads it and says so of
+every label, or, for `labels: truth` alone, the training itself, which is a ceiling's or like one.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from w2s.analyze.reading import configuration
 from w2s.analyze.reading.predictions import judge_of
 from w2s.analyze.reading.rows import load
 from w2s.analyze.report.runs import gather
+from w2s.analyze.tables.sentences import sentences
 
 EVERY = {"recipe": {"eval_every": 20}}
 METHODS = {
@@ -145,3 +146,29 @@ def test_whose_accuracy_decides_how_many_is_no_configuration_but_a_parent(made):
 def test_the_report_tells_of_labels_steps(made):
     runs = gather(load("one", made().root))
     assert [own.role for own in runs.facts].count("labels") == 1
+
+
+def test_what_ground_truth_had_a_part_in_says_so_beside_its_numbers(synthetic):
+    methods = {
+        "xent": {},
+        "oracle": {"labels": "truth"},
+        "taught": {"labels": {"from": {"student": "same", "method": "oracle"}}},
+    }
+    rows = load("one", synthetic(methods=methods, seeds=[0]).fill().root)
+    cells = {cell.method: cell for cell in aggregate(rows)}
+    assert {method: cell.taught for method, cell in cells.items()} == {"xent": "", "oracle": "truth", "taught": "truth"}
+    assert [method for method, cell in cells.items() if "ground truth used" in cell.notes] == ["oracle", "taught"]
+    (said,) = [line for line in sentences(list(cells.values()), "accuracy") if "Ground truth" in line]
+    assert "oracle, taught," in said
+    assert "xent" not in said
+
+
+def test_who_read_no_label_has_no_label_accuracy(synthetic):
+    models = {"weak": {"use": "minilm", "layers": 3}, "strong": {"use": "smollm2", "layers": 20}}
+    methods = {"xent": {}, "asked": {"recipe": {"tune": {"kind": "prompt"}}}}
+    made = synthetic(models=models, pairs=[["weak", "strong"]], methods=methods, seeds=[0]).fill()
+    cells = {cell.method: cell for cell in aggregate(load("one", made.root))}
+    assert cells["xent"].label_accuracy.known
+    assert not cells["asked"].label_accuracy.known
+    assert cells["asked"].label_accuracy.reason == "no label read"
+    assert "no label read" in cells["asked"].notes

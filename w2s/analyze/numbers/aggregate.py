@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from w2s.analyze.numbers import spread, stats
-from w2s.analyze.numbers.cells import DIFFERENCES, INHERITED, MEASURED, METRICS, Cell, Measured, Run
+from w2s.analyze.numbers.cells import DIFFERENCES, INHERITED, MEASURED, METRICS, TAUGHT, Cell, Measured, Run
 from w2s.analyze.numbers.confidence import by_confidence
 from w2s.analyze.numbers.inherited import inherited
 from w2s.analyze.numbers.pool import Group, Pool, models_of, or_absent, present
@@ -126,6 +126,7 @@ def _cell(key: Any, group: Group, groups: dict[Any, Group], baseline: str, pool:
         "runs": tuple(_runs(group)),
         "steps": tuple(int(step) for step in _known(readable, "selected_step")),
         **(dict.fromkeys(INHERITED, absent(mixed)) if mixed else inherited(group, pool)),
+        "taught": next((pool.rows.taught.get(record["student_digest"], "") for record in group), ""),
         "by_confidence": () if mixed else by_confidence(group, pool),
     }
     for metric in METRICS:
@@ -225,6 +226,7 @@ def _differences(
 def _notes(cell: Cell) -> tuple[str, ...]:
     """Short remarks for the last column of a table, the most important first. Why PGR is absent stands in its place."""
     notes = [note] if (note := diagnostic(cell.selection)) else []
+    notes += [TAUGHT[cell.taught]] if cell.taught in TAUGHT else []
     with_pgr = cell.accuracy.pgr.seeds
     if 0 < with_pgr < len(cell.planned):
         notes.append(f"PGR of {with_pgr} of {len(cell.planned)} seeds")

@@ -31,6 +31,7 @@ METRIC_WORDS = {"accuracy": Words("accuracy", "accuracies", "acc."), "auroc": Wo
 METRICS = tuple(METRIC_WORDS)
 CHANCE_AUROC = 0.5
 UNKNOWN = absent("not measured")
+TAUGHT = {"truth": "ground truth used", "nothing": "no label read"}  # remarks on students by `Cell.taught`
 
 
 def misnamed(what: str, given: str, known: Sequence[str]) -> str:
@@ -124,6 +125,7 @@ class Cell:
     error_overlap_expected: Estimate = UNKNOWN  # those that the ceiling makes too
     error_overlap_excess: Estimate = UNKNOWN
     misfit: Estimate = UNKNOWN  # cross-entropy against the weak model's predictions for test, nats
+    taught: str = ""  # truth: ground truth of transfer had a part in the student; nothing: it read no label
     by_confidence: tuple[Bin, ...] = ()  # test examples by how sure the weak model is, the least sure first
 
     @property

@@ -52,6 +52,8 @@ def _without(names: Iterable[str], why: Estimate) -> Part:
 
 def _labels(group: Group, pool: Pool) -> dict[str, Estimate]:
     """How good the labels are that the students learned from: on transfer, over the examples that had one."""
+    if all(pool.rows.taught.get(record["student_digest"]) == "nothing" for record in group):
+        return dict.fromkeys(LABELS, absent("no label read"))
     sources = [record["label_digest"] for record in group if record["label_digest"] in pool.rows.learned]
     if sources:
         return {name: pool.labels(name, sources) for name in LABELS}

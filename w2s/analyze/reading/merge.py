@@ -129,7 +129,7 @@ def merge(parts: Sequence[Rows], folder: Path) -> Rows:
     apart = {line for line, found in groups.items() if any(judge.strangers(line, group) for group in found)}
     evidence = {
         name: _union([getattr(part, name) for part in parts])
-        for name in ("test", "stamps", "transfer", "truth", "learned", "steps")
+        for name in ("test", "stamps", "transfer", "truth", "learned", "steps", "taught")
     }
     frame, origin = _pooled(frames, groups, apart, labels, evidence["test"])
     stores = list({part.store.root.resolve(): part.store for part in parts}.values())

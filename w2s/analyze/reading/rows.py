@@ -78,6 +78,7 @@ class Rows:
     transfer: dict[str, Scored] = field(default_factory=dict)  # by train digest, of those that label
     truth: dict[str, Truth] = field(default_factory=dict)  # by materialize digest; the test split
     learned: dict[str, Learned] = field(default_factory=dict)  # labels for transfer, by the frame's `label_digest`
+    taught: dict[str, str] = field(default_factory=dict)  # by student digest: truth, or nothing; of others not there
     problems: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     store: Store = field(default_factory=lambda: Store(Path("results") / "store"))
@@ -124,6 +125,7 @@ def load(
     rows = Rows(str(plan["name"]), str(plan["question"]), folder, pd.DataFrame(columns=list(COLUMNS)))
     rows.store, rows.raw = Store(root / "store"), plan["sweep"]
     rows.steps = {step["digest"]: {key: step[key] for key in ("kind", "title", "parents")} for step in plan["steps"]}
+    rows.taught = {cell["student_digest"]: cell["taught"] for cell in plan["cells"] if "taught" in cell}
     overview = rows.store.overview()
     found = Evidence(rows.store, standings(plan["steps"], rows.store, overview=overview))
     found.take(root, plan["cells"], overview.finished, progress or silent)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from w2s.analyze.numbers.cells import CHANCE_AUROC, METRIC_WORDS, Cell
+from w2s.analyze.numbers.cells import CHANCE_AUROC, METRIC_WORDS, TAUGHT, Cell
 from w2s.analyze.numbers.medians import EFFECT, POWER, Power, power
 from w2s.analyze.numbers.resamples import RESAMPLES
 from w2s.analyze.numbers.spread import LEVEL
@@ -28,6 +28,7 @@ def sentences(cells: Sequence[Cell], metric: str) -> list[str]:
     said.append(f"PGR = (student - weak) / (ceiling - weak), from {METRIC_WORDS[metric].many} averaged over seeds.")
     said += _left_out(cells, metric)
     said += _selections(cells)
+    said += _taught(cells)
     found = power(cells, metric)
     return said if found is None else [*said, noise(found)]
 
@@ -135,3 +136,17 @@ def _range(what: str, counts: list[int]) -> str:
         return ""
     low, high = min(counts), max(counts)
     return f"{low:,} {what}{'' if low == 1 else 's'}" if low == high else f"{low:,} to {high:,} {what}s"
+
+
+def _taught(cells: Sequence[Cell]) -> list[str]:
+    """Which methods are no weak supervision, whatever their PGR."""
+    by = {what: list(dict.fromkeys(one_line(c.method) for c in cells if c.taught == what)) for what in TAUGHT}
+    said = []
+    if by["truth"]:
+        said.append(
+            f"Ground truth of transfer had a part in {', '.join(by['truth'])}, as the sweep asks, be it through the "
+            "student that it begins or learns from: controls, whose PGR is not that of weak supervision."
+        )
+    if by["nothing"]:
+        said.append(f"No label is read by {', '.join(by['nothing'])}: what the student knows by itself.")
+    return said
