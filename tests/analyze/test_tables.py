@@ -234,5 +234,5 @@ def test_every_estimate_of_a_cell_is_exported():
     measures = {field.name for field in fields(Measured)} - {"noise", "p", "p_holm"}
     assert {exports.column_of(metric, name) for metric in ("accuracy", "auroc") for name in measures} <= known
     renamed = {"weak_model": "weak", "student_model": "student", "planned": "seeds_planned", "seeds": "seeds_done"}
-    elsewhere = {"accuracy", "auroc", "runs", "steps"}  # above; in rows.csv
+    elsewhere = {"accuracy", "auroc", "runs", "steps", "by_confidence"}  # above; in rows.csv; in confidence.csv
     assert {renamed.get(field.name, field.name) for field in fields(Cell)} - elsewhere <= known
