@@ -68,3 +68,13 @@ def test_plans_have_notes(tmp_path):
     plan = of_sweep(sweep_of({**BASE, "models": models, "methods": ["xent"]}, tmp_path, "s.yaml"))
     line = "note: models.tfidf.recipe: lr does not count, since tfidf is solved as one convex problem"
     assert line in describe.plan(plan, Store(tmp_path / "store"))
+
+
+def test_ceilings_that_read_no_label_are_none(told):
+    models = {"a": MODELS["a"], "c": {"use": "smollm2", "recipe": {"tune": {"kind": "prompt"}}}}
+    xent = {"xent": {"recipe": {"tune": {"kind": "full"}}}}
+    (said,) = told(models=models, methods=xent)
+    assert said.startswith("models.c.recipe.tune: a prompt without examples reads no label, and so the ceiling of c is")
+    shown = {"a": MODELS["a"], "c": {"use": "smollm2", "recipe": {"tune": {"kind": "prompt", "shots": 2}}}}
+    assert told(models=shown, methods=xent) == []
+    assert told(models={"c": "smollm2", "a": "smollm2"}, methods={"p": {"recipe": {"tune": {"kind": "prompt"}}}}) == []

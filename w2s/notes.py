@@ -9,7 +9,7 @@ from typing import Any
 from w2s.chains import unique_refs
 from w2s.cost import params_of
 from w2s.labelling import BELOW, Ref
-from w2s.spec import Prompt, Recipe, is_solved
+from w2s.spec import Prompt, Recipe, is_solved, reads_no_labels
 from w2s.sweep import Sweep, recipe_as_written
 
 COUNTS = ("loss", "tune", "eval_every")  # of a recipe where a solver finds the head, or nothing is trained
@@ -17,8 +17,8 @@ SHOWN = 4
 
 
 def of(sweep: Sweep) -> list[str]:
-    """Notes on settings that do nothing, models out of order, and supervisors that are one and the same."""
-    return [*_without_effect(sweep), *_out_of_order(sweep), *_the_same(sweep)]
+    """Notes on settings that do nothing, models out of order, supervisors that are the same, ceilings that are none."""
+    return [*_without_effect(sweep), *_out_of_order(sweep), *_the_same(sweep), *_without_ceiling(sweep)]
 
 
 def _without_effect(sweep: Sweep) -> list[str]:
@@ -88,6 +88,17 @@ def _the_same(sweep: Sweep) -> list[str]:
                 f"{', '.join(pairs[:SHOWN])}{more}"
             )
     return found
+
+
+def _without_ceiling(sweep: Sweep) -> list[str]:
+    """Students whose own recipe, which is that of their ceilings, reads no label."""
+    students = dict.fromkeys(student for _, student in sweep.pairs)
+    return [
+        f"models.{name}.recipe.tune: a prompt without examples reads no label, and so the ceiling of {name} is none: "
+        "PGR against it says nothing; give shots, or let a method prompt"
+        for name in students
+        if reads_no_labels(sweep.recipes[name])
+    ]
 
 
 def _named(ref: Ref) -> str:
