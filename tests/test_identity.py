@@ -476,6 +476,12 @@ def test_two_recipes_have_one_digest_only_where_they_are_equal(one, other):
         ),
         ({"head_words": ["\ud800"]}, ["recipe: holds text that is not Unicode"]),
         ([1], ["recipe: expected a mapping (got [1])"]),
+        ({"tune": "probe"}, ["recipe.tune: expected a mapping, such as {kind: probe} (got 'probe')"]),
+        (
+            {"tune": "prob"},
+            ["recipe.tune: expected a mapping with kind, one of full, frozen, lora, probe, prompt (got 'prob')"],
+        ),
+        ({"tune": {"kind": "prompt", "template": "x"}}, ["recipe.tune.template: holds no {text} (got 'x')"]),
     ],
 )
 def test_every_problem_is_a_sentence_with_path_value_and_nearest_name(data, problems):

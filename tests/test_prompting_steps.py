@@ -261,7 +261,7 @@ def test_labels_that_nobody_reads_are_not_made(world):
         ({"methods": method(loss="logconf")}, "methods.p.loss: a prompt trains nothing, and so no"),
         ({"methods": method(labels={"transforms": ["harden"]})}, "methods.p.labels: a prompt without examples"),
         ({"methods": method(shots=25)}, "methods.p.recipe.tune.shots: expected at most the 24 examples of transfer"),
-        ({"methods": method(template="so")}, "methods.p.recipe.tune: template: holds no {text} (got 'so')"),
+        ({"methods": method(template="so")}, "methods.p.recipe.tune.template: holds no {text} (got 'so')"),
         ({"methods": method(template="{txt}")}, "template: no field {txt}; there are {text}, or {text1}, {text2}, ..."),
         ({"methods": method(template="{text} ")}, "template: ends in a space, and so words begin with one"),
         ({"methods": method(template="{text1}")}, "methods.p.recipe.tune.template: has to hold {text} (got '{text1}')"),

@@ -116,7 +116,7 @@ def test_options_stand_last_and_all_in_one_order():
         ({"notice_s": 0}, "slurm.notice_s: expected 1 or more (got 0)"),
         ({"notice_s": 65_536}, "slurm.notice_s: expected 65535 or less (got 65536)"),
         ({"script": 3}, "slurm.script: expected text (got 3)"),
-        ({"time": 2}, "slurm: time: 2 is over before the notice of notice_s: 120 seconds could be given; raise time, "
+        ({"time": 2}, "slurm.time: 2 is over before the notice of notice_s: 120 seconds could be given; raise time, "
                       "or lower notice_s"),
         ({"gpu": 1}, "slurm.gpu: unknown field (did you mean gpus?)"),
         ({"small_jobs": {"time": "x"}}, f"slurm.small_jobs.time: {TIME} (got 'x')"),

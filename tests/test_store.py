@@ -291,7 +291,7 @@ def test_a_step_is_found_by_the_start_of_its_digest(store):
     assert store.find("cccc") == ("work", "c" * 64)
     with pytest.raises(SpecError, match="fits 2 steps"):
         store.find("aaaaaaaa")
-    with pytest.raises(SpecError, match="starts with 'dddd'; `w2s status` lists what is there"):
+    with pytest.raises(SpecError, match="starts with 'dddd'; `w2s plan YAML` lists the steps of a sweep"):
         store.find("dddd")
     for wrong in ("aaa", "", "*aaa", "../x", "AAAA"):
         with pytest.raises(SpecError, match="at least 4 hexadecimal digits"):

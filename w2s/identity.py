@@ -21,11 +21,12 @@ from w2s.errors import SpecError
 S = TypeVar("S", bound="Spec")
 SHOWN = 80  # characters of a wrong value in a message
 QUOTE = "'"  # pydantic quotes the names of discriminators
+MAPPING = "a mapping"
 EXPECTED = {  # pydantic's kinds of errors, in the words of somebody who writes YAML
     **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     **dict.fromkeys(("list_type", "tuple_type"), "a list"),
-    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), MAPPING),
     "string_type": "text",
     "bool_type": "true or false",
 }
@@ -232,14 +233,29 @@ def _sentence(model: type[Spec], problem: Any, where: str) -> str:
     if kind == "json_invalid":
         return f"{path}: holds text that is not Unicode"
     message = problem["msg"].removeprefix("Value error, ")
+    field, colon, rest = message.partition(": ")
+    if colon and any(_is_spec(c) and field in c.model_fields for c in map(_bare, candidates)):
+        return f"{path}.{field}: {rest}"
     if kind == "literal_error":
         message = f"expected {context['expected']}"
     elif kind in BOUNDS:
         name, words = BOUNDS[kind]
         message = f"expected {words.format(context[name])}"
     elif kind in EXPECTED:
-        return f"{path}: expected {EXPECTED[kind]} (got {_short(given)})"
+        more = _such_as(candidates, given) if EXPECTED[kind] == MAPPING else ""
+        return f"{path}: expected {EXPECTED[kind]}{more} (got {_short(given)})"
     return f"{path}: {message[0].lower()}{message[1:]}" + ("" if isinstance(given, dict) else f" (got {_short(given)})")
+
+
+def _such_as(candidates: list[Any], given: Any) -> str:
+    """The mapping that stands for `given`, a name; or what it has to hold."""
+    specs = [bare for bare in map(_bare, candidates) if _is_spec(bare) and bare.by_hand]
+    tags = ("kind", "name") if len(specs) > 1 else ()
+    for name in (tag for tag in tags if all(tag in spec.model_fields for spec in specs)):
+        words = [str(get_args(spec.model_fields[name].annotation)[0]) for spec in specs]
+        return f", such as {{{name}: {given}}}" if given in words else f" with {name}, one of {', '.join(words)}"
+    needed = [name for name, field in specs[0].model_fields.items() if field.is_required()] if len(specs) == 1 else []
+    return f" with {', '.join(needed)}" if needed else ""
 
 
 def _short(value: Any) -> str:

@@ -173,10 +173,12 @@ class MixTruth(Spec):
 
 
 class Subsample(Spec):
-    """Keeps a share of the examples, drawn at random: a given one, or the accuracy of the train step `like`."""
+    """Keeps a share of the examples, drawn at random: a given one, or as many as a supervisor has right."""
 
     name: Literal["subsample"] = identity("subsample")
-    share: float | None = identity(None, gt=0.0, le=1.0, about="Share of the examples to keep.")
+    share: float | None = identity(
+        None, gt=0.0, le=1.0, about="Share of the examples to keep; of true labels also a supervisor's accuracy."
+    )
     like: Digest | None = identity(None)
 
     @model_validator(mode="after")

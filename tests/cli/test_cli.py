@@ -68,7 +68,7 @@ def test_unknown_flags_and_extra_arguments_are_refused_before_any_work(name, wor
 
 
 def test_a_command_that_does_not_exist(ask):
-    assert ask("swep", "x") == (2, "", "w2s: swep: no such command (did you mean sweep?)\n")
+    assert ask("swep", "x") == (2, "", "w2s: swep: no such command (did you mean sweep?); `w2s` lists them\n")
 
 
 def test_a_wrong_yaml_is_one_message_per_problem_and_no_traceback(lab, sweep):

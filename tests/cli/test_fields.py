@@ -110,6 +110,8 @@ def test_a_field_that_is_not_listed_is_refused():
         ("models.m.recipe.tune.r", "recipe.tune.lora.r"),
         ("models.m.slurm.mem", "models.NAME.slurm.mem"),
         ("slurm.small_jobs.mem", "models.NAME.slurm.mem"),
+        ("models.m.recipe.tune.kind", "recipe.tune"),
+        ("methods.mine.loss.name", "methods.NAME.loss"),
     ],
 )
 def test_a_path_as_in_a_sweep_leads_to_its_field(asked, path):

@@ -199,7 +199,8 @@ def known_sweep(results: Path, name: str, where: str) -> str:
     """The name of a sweep that has been planned. Raises SpecError where it is none."""
     names = sweep_names(results)
     if name not in names:
-        raise SpecError(f"{where}: no sweep {name!r} in {results / 'sweeps'}{nearest(name, names)}")
+        close = nearest(name, names)
+        raise SpecError(f"{where}: no sweep {name!r} in {results / 'sweeps'}{close}; `w2s status` lists them")
     return name
 
 

@@ -24,7 +24,7 @@ from w2s.models import ModelSpec
 from w2s.resources import Resources
 from w2s.spec import Recipe
 from w2s.starts import LanguageStart, ModelStart
-from w2s.supervision import Probing
+from w2s.supervision import Probing, Subsample
 from w2s.sweepfile import Method, SweepFile
 from w2s.tasks.task import TaskSpec
 
@@ -32,7 +32,14 @@ NAME = "NAME"  # in paths, in place of what somebody calls a task, a model or a 
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "see below"}
 # Fields that w2s fills in, or that stand elsewhere in a sweep.
 HIDDEN = {(TaskSpec, "name"), (TaskSpec, "own_prepare"), (ModelSpec, "name"), (Recipe, "loss")}
-DEFAULTS = {(SweepFile, "name"): "the file's name", (Method, "loss"): "the method's name, or xent where it has labels"}
+DEFAULTS: dict[tuple[type[Spec], str], str | None] = {  # None: it has to be given
+    (SweepFile, "name"): "the file's name",
+    (Method, "loss"): "the method's name, or xent where it has labels",
+    (TaskSpec, "source"): "that of use",
+    (TaskSpec, "format"): "that of use",
+    (ModelSpec, "source"): "that of use",
+    (Subsample, "share"): None,
+}
 TYPES = {
     (Method, "loss"): "name or mapping",
     (Method, "recipe"): "mapping",
@@ -47,6 +54,7 @@ TYPES = {
     (labelling.Block, "from_"): "source, or list of sources",
     (labelling.SimulatedSource, "simulated"): "source",
     (labelling.SimulatedSource, "by"): "source or null",
+    (Subsample, "share"): "number above 0 and at most 1, or a supervisor",
     (labelling.Block, "transforms"): "list of names, or of {name: value or mapping}",
 }
 
@@ -99,8 +107,8 @@ def _variant(spec: type[Spec]) -> Variant:
         about = "A built-in model, a hub id, a local folder or a GGUF file; name@k keeps the lowest k layers."
         own.insert(0, Entry("use", "name", "", True, about))
         own.append(Entry("recipe", "mapping", "{}", True, "How it is trained; students too.", (_variant(Recipe),)))
-        about = "What it learns before weak models, students and ceilings are made of it."
-        own.append(Entry("start", "mapping", "", True, about, (_variant(ModelStart),)))
+        about = "What comes first; null: weak models, students and ceilings begin from the model as it is."
+        own.append(Entry("start", "mapping or null", "null", True, about, (_variant(ModelStart),)))
         about = "What its jobs ask SLURM for, where that differs from the sweep's."
         own.append(Entry("slurm", "mapping", "{}", False, about, (_variant(Resources),)))
     return Variant(f"{tag}: {_constant(spec, tag)}" if tag is not None else "", _summary(spec), tuple(own))
@@ -250,6 +258,8 @@ def find(path: str) -> Found:
     for place, word in enumerate(words):
         tagged = tuple(v for v in found.variants if v.word == word)
         entries = tuple(dict.fromkeys(e for v in found.variants for e in v.fields if e.name == word))
+        if not (tagged or entries) and any(v.tag.startswith(f"{word}: ") for v in found.variants):
+            return found  # `recipe.tune.kind`: which of the mappings it is
         if not (tagged or entries) and (free or word.isdigit()):
             found = Found(f"{found.path}.{word}", () if free else found.entries, found.variants)
             free = False

@@ -42,7 +42,7 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         from w2s.identity import nearest
 
-        raise SpecError(f"{name}: no such command{nearest(name, COMMANDS)}")
+        raise SpecError(f"{name}: no such command{nearest(name, COMMANDS)}; `w2s` lists them")
     if "--help" in given or "-h" in given:
         print(help_text(f"w2s {name}", COMMANDS[name]), end="")
         return 0
