@@ -121,7 +121,7 @@ def test_a_damaged_artifact_is_named_left_out_and_exit_code_1(lab, done):
     (lab.store.path("train", node.digest) / "predictions" / "test.parquet").write_bytes(b"PAR1")
     code, out, err = done("results")
     assert code == 1
-    assert node.digest in out
+    assert node.digest in out.replace("\n", "")  # a long path may be wrapped
     assert "1/2" in out
     assert err == "w2s: 1 problem, named under the tables\n"
 
