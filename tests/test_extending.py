@@ -85,6 +85,7 @@ def test_the_sweep_of_the_document_runs_though_its_file_is_edited_meanwhile(copi
     assert weak["spec"]["model"]["build"]["code"] == plan.plugins[0].code
 
 
+@pytest.mark.recipe
 def test_how_a_batch_is_cut_does_not_matter_to_its_losses(copied):
     torch.set_num_threads(1)
     found = []

@@ -254,17 +254,20 @@ def test_no_texts_overlap(synthetic, models, methods, seeds):
     check(drawn(*read(with_history(synthetic(models=models, methods=methods, seeds=seeds).fill()))))
 
 
+@pytest.mark.recipe
 def test_no_texts_overlap_in_a_ladder_of_12_models_with_4_methods(twelve):
     rows, cells = twelve
     check(drawn(rows, [dataclasses.replace(cell, method=method) for method in METHODS for cell in cells]))
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("which", ["pair", "selected"])
 def test_no_texts_overlap_where_students_are_selected(request, which):
     rows, cells = request.getfixturevalue(which)
     check(drawn(rows, [dataclasses.replace(cell, task=task) for task in ("movie", "amazon") for cell in cells]))
 
 
+@pytest.mark.recipe
 def test_no_texts_overlap_over_22_tasks_with_long_names(synthetic):
     rows, cells = read(synthetic(models=["pythia-70m", "pythia-410m", "pythia-1.4b"], seeds=[0]).fill())
     task = "a task whose name is much longer than names of tasks should be, number {}"
@@ -287,6 +290,7 @@ def test_the_overlap_check_can_fail():
     assert len(overlaps(figure, slanted)) == 1
 
 
+@pytest.mark.recipe
 def test_labels_of_an_axis_overlap_unless_they_are_moved(twelve, monkeypatch):
     """The negative control of the twelve: all labels on one line run into each other."""
     rows, cells = twelve
