@@ -19,6 +19,7 @@ from w2s.spec import Engine, Prompt, Recipe
 
 ARCHS = ("llama", "qwen2", "gpt2", "neox")
 CPU = torch.device("cpu")
+SIZED = ("vocab_size", "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id")
 RECIPE = Recipe(tune=Prompt())
 TEMPLATE = "w5 {text} w6 w7"
 WORDS = (" 0", " 1 w9", " w8 w9 w10")  # of one, two and three tokens
@@ -111,13 +112,24 @@ def test_what_is_shared_is_read_once(base_of, asked, worded, monkeypatch):
     assert read.count([before_of(own)]) == 1
 
 
-def test_a_window_of_attention_moves_with_nothing(tmp_path, asked, folder_of, spec_of, texts):
-    """Its layers look five tokens back; words and shared tokens lie on both sides of the padding."""
+def _neo(kept):
+    """Every second layer looks five tokens back, which its configuration says in words of its own."""
+    own = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 5}
+    return transformers.GPTNeoConfig(**{**own, **{k: kept[k] for k in (*SIZED, "hidden_size")}})
+
+
+def _mpt(kept):
+    """Distances are counted over all tokens there are, and no positions are told."""
+    return transformers.MptConfig(d_model=16, n_heads=4, n_layers=2, max_seq_len=48, **{k: kept[k] for k in SIZED})
+
+
+@pytest.mark.parametrize("made", [lambda kept: transformers.MistralConfig(**{**kept, "sliding_window": 5}), _neo, _mpt])
+def test_a_window_of_attention_moves_with_nothing(tmp_path, asked, folder_of, spec_of, texts, made):
+    """Layers look five tokens back; words and shared tokens lie on both sides of the padding."""
     fields = json.loads((folder_of("llama") / "config.json").read_text())
     kept = {k: v for k, v in fields.items() if k not in ("model_type", "architectures", "rope_parameters")}
     torch.manual_seed(1)
-    config = transformers.MistralConfig(**{**kept, "sliding_window": 5})
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    transformers.AutoModelForCausalLM.from_config(made(kept)).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(folder_of("llama")).save_pretrained(tmp_path)
     base = models.load_base(spec_of(tmp_path))
     own = wording(base, TEMPLATE, WORDS, "w11 w12")

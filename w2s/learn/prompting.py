@@ -32,6 +32,7 @@ from w2s.prompts import BETWEEN, filled, tail
 from w2s.randomness import shuffled, stream_seed
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that keep keys and values, no more
+WINDOWS = ("sliding_window", "window_size")  # of configurations that do not list their layers; the latter: GPT-Neo
 
 
 # -- words and texts to tokens ----------------------------------------------------------------------------------------
@@ -221,8 +222,9 @@ class Asker:
         return np.concatenate(columns, axis=1)
 
     def _cached(self, asked: Tokens, batch_size: int, report: Count) -> Floats:
-        # Where attention looks back over a window, padding between example and word would move it: equal lengths only.
-        overhead = 0 if _windowed(self.model.base) else OVERHEAD_TOKENS[self.device.type]
+        # Where attention looks back over a window, or distances are counted over all there is (MPT), padding between
+        # example and word would move it: equal lengths only.
+        overhead = OVERHEAD_TOKENS[self.device.type] if self._placed and not _windowed(self.model.base) else 0
         log_p_NC, done = np.zeros((len(asked), len(self.wording.words)), dtype=np.float32), 0
         self.tokens += int(asked.lengths.sum()) + len(asked) * sum(len(word) - 1 for word in self.wording.words)
         with torch.no_grad():
@@ -305,9 +307,7 @@ def _keeps_keys(module: Any) -> bool:
 def _windowed(module: Any) -> bool:
     """True where some layer's attention sees only so many tokens back."""
     kinds = set(getattr(module.config, "layer_types", None) or ())
-    return bool(kinds - {"full_attention"}) or (
-        not kinds and getattr(module.config, "sliding_window", None) is not None
-    )
+    return bool(kinds - {"full_attention"}) if kinds else any(getattr(module.config, name, None) for name in WINDOWS)
 
 
 # -- logits ------------------------------------------------------------------------------------------------------------
