@@ -110,7 +110,9 @@ class Store:
         if len(hits) == 1:
             return hits.pop()
         if not hits:
-            raise SpecError(f"digest: nothing in {self.root} starts with {prefix!r}; `w2s plan YAML` lists the steps of a sweep")
+            raise SpecError(
+                f"digest: nothing in {self.root} starts with {prefix!r}; `w2s plan YAML` lists the steps of a sweep"
+            )
         names = ", ".join(sorted(digest[:16] for _, digest in hits)[:6])
         raise SpecError(f"digest: {prefix!r} fits {len(hits)} steps ({names}); give more digits")
 
