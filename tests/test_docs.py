@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -138,3 +139,23 @@ def test_every_method_has_a_place_for_what_was_measured():
     measured = set(re.findall(r"<!-- measured: ([\w, ]+) -->", text))
     named = {name.strip() for line in measured for name in line.split(",")}
     assert {*OWN["loss"], *OWN["transform"]} <= named
+
+
+MEASURED = re.compile(r"^Measured \(\[(\w+)\]\(\.\./(results/reference/\w+)/table\.md\)\): (.*?)\.$", re.M | re.S)
+NUMBERS = re.compile(r"(\d\.\d{3}), (?:PGR (-?\d+\.\d\d) \[(-?\d+\.\d\d), (-?\d+\.\d\d)\]|no PGR)")
+
+
+def test_measured_numbers_are_those_of_the_tables_kept():
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    found = MEASURED.findall(text)
+    assert len(found) == len(re.findall(r"^Measured ", text, re.M)) > 20
+    for sweep, folder, line in found:
+        with (ROOT / folder / "table.csv").open(newline="", encoding="utf-8") as file:
+            rows = {
+                (f"{float(row['student_accuracy']):.3f}",)
+                + tuple(f"{float(row[name]):.2f}" if row[name] else "" for name in ("pgr", "pgr_low", "pgr_high"))
+                for row in csv.DictReader(file)
+            }
+        told = NUMBERS.findall(" ".join(line.split()))
+        assert len(told) == line.count(";") + 1, sweep
+        assert set(told) <= rows, (sweep, set(told) - rows)
