@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import save_model  # type: ignore[import-not-found]
+from tiny_models import save_language_model  # type: ignore[import-not-found]
 
 from w2s import experiments, inference, plan, steps
 from w2s.cli import describe
@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     write_task(folder)
     task = task_of({"name": "tiny", "file": "task.jsonl", "text": "text", "label": "label"}, folder, "task")
     data = MaterializeSpec(task=task, sizes=SIZES)
-    model = save_model(folder / "model", 2, head=True)
+    model = save_language_model(folder / "model", 2)
     weak = TrainSpec(data=data.digest(), split="weak_train", model=model, recipe=Recipe(tune=Probe()), engine=ENGINE)
     student = prompted(data, model, labels=Weak(supervisor=weak.digest()))
     store = Store(folder / "store")

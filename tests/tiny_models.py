@@ -12,8 +12,7 @@ from w2s.models import ModelSpec
 from w2s.sources import FileSource, resolve
 
 
-def save_model(folder: Path, layers: int, head: bool = False) -> ModelSpec:
-    """`head`: with the language-model head in its files."""
+def save_model(folder: Path, layers: int) -> ModelSpec:
     words = {"<pad>": 0, "<unk>": 1, **{f"w{i}": i + 2 for i in range(40)}}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -25,7 +24,7 @@ def save_model(folder: Path, layers: int, head: bool = False) -> ModelSpec:
         max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     torch.manual_seed(layers)
-    (transformers.LlamaForCausalLM if head else transformers.LlamaModel)(config).save_pretrained(folder)
+    transformers.LlamaModel(config).save_pretrained(folder)
     source = resolve(FileSource(file=str(folder)), folder, "model")
     return ModelSpec(name=f"tiny-{layers}", source=source, params=10_000 * layers, depth=layers)
 
