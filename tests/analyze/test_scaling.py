@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -13,7 +14,7 @@ from scipy.optimize import curve_fit
 from w2s.analyze import figures
 from w2s.analyze.numbers import scaling
 from w2s.analyze.numbers.aggregate import aggregate
-from w2s.analyze.numbers.scaling import Series, best, fit, fits, laws
+from w2s.analyze.numbers.scaling import SMALLER, Series, best, fit, fits, laws
 from w2s.analyze.numbers.stats import Estimate
 from w2s.analyze.reading.rows import load
 from w2s.analyze.tables import document, exports, growth
@@ -128,6 +129,17 @@ def test_series_of_a_sweep_are_its_ceilings_and_each_supervisors_students(ladder
     assert {f.limit.reason for f in found if (f.series.weak, f.series.of) == ("pythia-410m", "student")} == {
         "3 sizes, and a fit needs 4"
     }
+
+
+def test_flops_that_fall_with_parameters_are_no_size(ladder):
+    rows, cells = ladder
+    order = sorted({c.student_params for c in cells})
+    for sign, refused in ((1, False), (-1, True)):
+        flops = {params: 1e12 * 2.0 ** (sign * place) for place, params in enumerate(order)}
+        told = [dataclasses.replace(c, student_flops=flops[c.student_params]) for c in cells]
+        students = [f for f in fits(rows, told, size="flops") if f.series.of == "student" and len(f.series.models) >= 4]
+        assert students
+        assert all((f.limit.reason == SMALLER) is refused for f in students)
 
 
 def test_laws_stand_in_a_table_and_in_a_file_with_the_reasons_of_those_that_are_refused(ladder):

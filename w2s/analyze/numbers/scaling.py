@@ -37,6 +37,7 @@ FEWEST = 4  # sizes
 RESAMPLES = 1000  # of those that intervals are made of, the first
 EXPONENTS = np.geomspace(0.02, 5.0, 101)
 PLACES = 60  # of a curve
+SMALLER = "a larger model took fewer FLOPs: frozen layers that are replayed from a cache do not count"
 SERIES = ("ceiling", "student", "pgr")
 
 
@@ -78,6 +79,7 @@ class Series:
     x_M: Floats
     found: tuple[Estimate, ...]
     draw_RM: Floats  # y of each resample
+    grows: bool = True  # False: a model with more parameters took fewer FLOPs
 
     @property
     def name(self) -> str:
@@ -114,6 +116,9 @@ def fit(series: Series, most: float) -> Fit:
     sizes = len(np.unique(series.x_M))
     if sizes < FEWEST:
         lacking = absent(f"{sizes} size{'' if sizes == 1 else 's'}, and a fit needs {FEWEST}")
+        return Fit(series, None, lacking, lacking, nothing, nothing, nothing, None, lacking.reason)
+    if not series.grows:  # compute would then be no measure of size
+        lacking = absent(SMALLER)
         return Fit(series, None, lacking, lacking, nothing, nothing, nothing, None, lacking.reason)
     y_M = np.array([one.value for one in series.found])
     law = best(series.x_M, y_M, most)
@@ -207,6 +212,7 @@ class _Point(NamedTuple):
     x: float
     found: Estimate
     draw_R: Floats
+    params: int | None
 
 
 def every(rows: Rows, cells: Sequence[Cell], metric: str, size: str) -> Iterator[Series]:
@@ -226,11 +232,14 @@ def every(rows: Rows, cells: Sequence[Cell], metric: str, size: str) -> Iterator
 
 
 def _series(task: str, of: str, weak: str, method: str, points: Iterator[_Point | None]) -> Series:
-    kept = sorted((point for point in points if point is not None), key=lambda point: point.x)
+    kept = sorted((point for point in points if point is not None), key=lambda point: (point.x, point.params or 0))
     finite = np.stack([p.draw_R for p in kept], axis=1) if kept else np.empty((0, 0))
     draw_RM = finite[np.isfinite(finite).all(axis=1)]
     x_M, found = np.array([p.x for p in kept]), tuple(p.found for p in kept)
-    return Series(task, of, weak, method, tuple(p.model for p in kept), x_M, found, draw_RM)
+    params = [p.params for p in kept if p.params is not None]  # in order of x, which are parameters or FLOPs
+    return Series(
+        task, of, weak, method, tuple(p.model for p in kept), x_M, found, draw_RM, grows=params == sorted(params)
+    )
 
 
 def _point(cell: Cell, of: str, metric: str, size: str, pool: Pool, draws: _Draws) -> _Point | None:
@@ -250,11 +259,11 @@ def _point(cell: Cell, of: str, metric: str, size: str, pool: Pool, draws: _Draw
         kept = [one for one, is_there in zip(ones, there, strict=True) if is_there]
         by_role[role] = draws.of(pool.measure(metric, data, kept), (metric, data, *kept))
     if of != "pgr":
-        return _Point(cell.student_model, x, found, by_role[of])
+        return _Point(cell.student_model, x, found, by_role[of], cell.student_params)
     gap_R = by_role["ceiling"] - by_role["weak"]
     with np.errstate(divide="ignore", invalid="ignore"):
         pgr_R = np.where(gap_R > 0, (by_role["student"] - by_role["weak"]) / gap_R, np.nan)
-    return _Point(cell.student_model, x, found, pgr_R)
+    return _Point(cell.student_model, x, found, pgr_R, cell.student_params)
 
 
 def _size(cell: Cell, role: str, size: str, rows: Rows) -> float:
