@@ -37,7 +37,7 @@ LAYERS = (
     {"cost", "sweep", "learn"},
     {"experiments", "notes"},
     {"plan"},
-    {"inputs", "outputs"},
+    {"inputs", "loop", "outputs"},
     {"generation", "prompting", "language", "solving"},
     {"inference", "training"},
     {"estimate", "analyze", "execute", "steps"},
@@ -51,6 +51,7 @@ SLOW_LIBRARIES = {"numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib"
 BODIES = {
     "steps",
     "inputs",
+    "loop",
     "training",
     "generation",
     "language",

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from w2s import outputs
+from w2s import loop, outputs
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import StepError
@@ -62,11 +62,12 @@ def train(
     assert isinstance(form, GenerateFormat)
     clock = time.perf_counter()
     setting = _setting(spec, form, base, store)
-    phases, clock = {"load": _since(clock)}, time.perf_counter()
-    trained = _trained(spec, store, setting, report, stopping)
-    phases["train"], clock = _since(clock), time.perf_counter()
+    phases, clock = {"load": loop.since(clock)}, time.perf_counter()
+    learned = (setting.learned, loop.equal_weights(len(setting.targets)))
+    trained = loop.trained(spec, store, setting.model, learned, setting.accelerator, report, stopping)
+    phases["train"], clock = loop.since(clock), time.perf_counter()
     made = {split: _answers(spec, setting, trained.model, split, report) for split in PREDICTED}
-    phases["predict"] = _since(clock)
+    phases["predict"] = loop.since(clock)
     if spec.keep_weights:
         kept = partition.trained_state(setting.accelerator.unwrap_model(setting.model))
         outputs.write_weights(staged.folder if staged else None, kept)
@@ -135,29 +136,6 @@ def _targets(spec: TrainSpec, store: Store, ids: list[str]) -> tuple[list[str], 
     return [found[example_id] for example_id in ids], f"supervisor {supervisor}"
 
 
-def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
-    import numpy as np
-
-    from w2s.learn import fitting, tracking, trainer
-    from w2s.learn.checkpoint import Checkpoints
-
-    around = trainer.Around(
-        report=lambda done, total: report("train", done, total),
-        log=lambda row, step: setting.accelerator.log(row, step=step),
-        checkpoints=Checkpoints(store.checkpoints(spec.digest()), spec.engine),
-        stopping=stopping,
-    )
-    weights_N1 = np.ones((len(setting.targets), 1), dtype=np.float32)  # every target counts the same
-    with (
-        fitting.fitted(spec, setting.model, setting.learned, setting.accelerator.device) as micro_batch_size,
-        tracking.tracked(setting.accelerator, tracking.flattened(spec.identity())),
-    ):
-        return trainer.train(
-            setting.model, setting.learned, weights_N1, spec.recipe, spec.seed, setting.accelerator, micro_batch_size,
-            around,
-        )  # fmt: skip
-
-
 def _answers(spec: TrainSpec, setting: _Setting, model: Any, split: Split, report: Report) -> Generated:
     from w2s.learn import fitting, language
 
@@ -208,7 +186,3 @@ def _amounts(spec: TrainSpec, setting: _Setting, made: dict[Split, Generated]) -
     predicted = float(sum(setting.prompts[split].lengths.sum() + made[split].tokens for split in PREDICTED))
     examples: float = setting.learned.examples * spec.recipe.epochs
     return {"examples": examples, "tokens": trained + predicted, "flops": step_flops(spec, trained, predicted)}
-
-
-def _since(clock: float) -> float:
-    return round(time.perf_counter() - clock, 3)

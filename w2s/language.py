@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from w2s import inputs, outputs
+from w2s import inputs, loop, outputs
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.errors import StepError
@@ -23,7 +23,6 @@ from w2s.store import Staged, Store
 if TYPE_CHECKING:
     from w2s.learn.batching import Tokens
     from w2s.learn.models import Base
-    from w2s.learn.trainer import Trained
 
 
 @dataclass
@@ -49,11 +48,12 @@ def train(
     clock = time.perf_counter()
     setting = _setting(spec, store)
     before = _loss_per_token(spec, setting, setting.model.to(setting.accelerator.device), report)
-    phases, clock = {"load": _since(clock)}, time.perf_counter()
-    trained = _trained(spec, store, setting, report, stopping)
-    phases["train"], clock = _since(clock), time.perf_counter()
+    phases, clock = {"load": loop.since(clock)}, time.perf_counter()
+    learned = (setting.learned, loop.equal_weights(len(setting.learned)))
+    trained = loop.trained(spec, store, setting.model, learned, setting.accelerator, report, stopping)
+    phases["train"], clock = loop.since(clock), time.perf_counter()
     after = _loss_per_token(spec, setting, trained.model, report)
-    phases["predict"] = _since(clock)
+    phases["predict"] = loop.since(clock)
     kept = partition.trained_state(setting.accelerator.unwrap_model(setting.model))
     outputs.write_weights(staged.folder if staged else None, kept)
     accelerators.release(setting.accelerator, trained.model)
@@ -100,29 +100,6 @@ def _setting(spec: LanguageSpec, store: Store) -> _Setting:
     return _Setting(learned, held_out, len(texts) - len(learned), base, model, accelerator)
 
 
-def _trained(spec: LanguageSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
-    import numpy as np
-
-    from w2s.learn import fitting, tracking, trainer
-    from w2s.learn.checkpoint import Checkpoints
-
-    around = trainer.Around(
-        report=lambda done, total: report("train", done, total),
-        log=lambda row, step: setting.accelerator.log(row, step=step),
-        checkpoints=Checkpoints(store.checkpoints(spec.digest()), spec.engine),
-        stopping=stopping,
-    )
-    weights_N1 = np.ones((len(setting.learned), 1), dtype=np.float32)  # every text counts the same
-    with (
-        fitting.fitted(spec, setting.model, setting.learned, setting.accelerator.device) as micro_batch_size,
-        tracking.tracked(setting.accelerator, tracking.flattened(spec.identity())),
-    ):
-        return trainer.train(
-            setting.model, setting.learned, weights_N1, spec.recipe, spec.seed, setting.accelerator, micro_batch_size,
-            around,
-        )  # fmt: skip
-
-
 def _loss_per_token(spec: LanguageSpec, setting: _Setting, model: Any, report: Report) -> float:
     """Nats per token of the texts of val, over all tokens but each text's first."""
     from w2s.learn import fitting, predict
@@ -134,7 +111,3 @@ def _loss_per_token(spec: LanguageSpec, setting: _Setting, model: Any, report: R
             lambda done, total: report("read val", done, total),
         )  # fmt: skip
     return -float(log_p_N1.sum(dtype="float64")) / float(tokens.lengths.sum() - len(tokens))
-
-
-def _since(clock: float) -> float:
-    return round(time.perf_counter() - clock, 3)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from w2s import inputs, outputs
+from w2s import inputs, loop, outputs
 from w2s.cost import step_flops
 from w2s.disk import read_json, write_json
 from w2s.errors import SpecError, StepError
@@ -59,7 +59,7 @@ def train(spec: TrainSpec, task: TaskSpec, store: Store, staged: Staged | None, 
     wording = _wording(spec, task, base)
     prompt = _prompt(spec, task, store, data, wording)
     asker = _asker(spec, base, wording, prompt.before)
-    phases, clock = {"load": _since(clock)}, time.perf_counter()
+    phases, clock = {"load": loop.since(clock)}, time.perf_counter()
     log_p: dict[str, np.ndarray] = {}
     truncated: dict[str, int] = {}
     for split in PREDICTED:
@@ -69,7 +69,7 @@ def train(spec: TrainSpec, task: TaskSpec, store: Store, staged: Staged | None, 
         raise StepError("recipe.tune.calibrated: every text of transfer is shown, and none is left; show fewer")
     shift_C = shift_of(log_p["transfer"][unshown]) if _tune(spec).calibrated else None
     logits = {split: found if shift_C is None else found - shift_C for split, found in log_p.items()}
-    phases["predict"] = _since(clock)
+    phases["predict"] = loop.since(clock)
     if staged is None:
         return {}
     _write(spec, staged, data, prompt, logits)
@@ -219,7 +219,3 @@ def _told(wording: Wording, prompt: _Prompt, task: TaskSpec, shift_C: np.ndarray
         "calibration": None if shift_C is None else [float(value) for value in shift_C],
         "tokens": prompt.before,
     }
-
-
-def _since(clock: float) -> float:
-    return round(time.perf_counter() - clock, 3)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from w2s import outputs
+from w2s import loop, outputs
 from w2s.disk import write_json
 from w2s.errors import StepError
 from w2s.progress import Report
@@ -85,8 +85,7 @@ def train(spec: TrainSpec, known: Known, store: Store, staged: Staged, report: R
     outputs.write_evaluations(folder, known.ids, evaluations)
     if not isinstance(spec.labels, Truth):
         outputs.write_labels(folder / "labels.parquet", known.learned.ids, known.learned.p_NC, known.learned.origins)
-    against = {"val": {"weak": "supervisor", "made": "labels"}.get(spec.labels.kind, "truth"), "test": "truth"}
-    outputs.write_history(folder, [row], evaluations, _classes(known), against)
+    outputs.write_history(folder, [row], evaluations, _classes(known), loop.judged_by(spec))
     facts = {
         "test_accuracy": outputs.accuracy(known.y_test, logits["test"]),
         "test_n": len(known.ids["test"]),

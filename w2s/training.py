@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from w2s import generation, inputs, outputs, prompting, solving
+from w2s import generation, inputs, loop, outputs, prompting, solving
 from w2s.cost import step_flops
 from w2s.disk import write_json
 from w2s.progress import Report, silent
@@ -57,15 +57,15 @@ def train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report, 
     if task.kind == "generate":
         return generation.train(spec, task, inputs.base(spec, store), store, staged, report, stopping)
     setting = _setting(spec, store)
-    phases = {"load": _lap(clock)}
+    phases = {"load": loop.since(clock)}
 
     clock = time.perf_counter()
     trained = _trained(spec, store, setting, report, stopping)
-    phases["train"] = _lap(clock)
+    phases["train"] = loop.since(clock)
 
     clock = time.perf_counter()
     logits: dict[str, np.ndarray] = {s: _predicted(spec, setting, trained.model, s, report) for s in PREDICTED}
-    phases["predict"] = _lap(clock)
+    phases["predict"] = loop.since(clock)
 
     if spec.keep_weights:
         kept = partition.trained_state(setting.accelerator.unwrap_model(setting.model))
@@ -78,8 +78,7 @@ def train(spec: TrainSpec, store: Store, staged: Staged | None, report: Report, 
     if not isinstance(spec.labels, Truth):
         given = setting.given
         outputs.write_labels(staged.folder / "labels.parquet", given.ids, given.p_NC, given.origins)
-    against = {"val": {"weak": "supervisor", "made": "labels"}.get(spec.labels.kind, "truth"), "test": "truth"}
-    outputs.write_history(staged.folder, trained.history, trained.evaluations, setting.known, against)
+    outputs.write_history(staged.folder, trained.history, trained.evaluations, setting.known, loop.judged_by(spec))
     write_json(
         staged.folder / "metrics.json",
         {
@@ -152,37 +151,14 @@ def _setting(spec: TrainSpec, store: Store) -> _Setting:
 
 
 def _trained(spec: TrainSpec, store: Store, setting: _Setting, report: Report, stopping: Stopping) -> Trained:
-    from w2s.learn import fitting, tracking, trainer
-    from w2s.learn.checkpoint import Checkpoints
-
     def evaluate(model: Any, step: int) -> dict[str, np.ndarray]:
         logits: dict[str, np.ndarray] = {s: _predicted(spec, setting, model, s, silent) for s in EVALUATED}
         right = {f"{s}_accuracy": outputs.accuracy(known_N, logits[s]) for s, known_N in setting.known.items()}
         setting.accelerator.log(right, step=step)
         return logits
 
-    around = trainer.Around(
-        report=lambda done, total: report("train", done, total),
-        log=lambda row, step: setting.accelerator.log(row, step=step),
-        evaluate=evaluate,
-        checkpoints=Checkpoints(store.checkpoints(spec.digest()), spec.engine),
-        stopping=stopping,
-    )
-    tokens = setting.learned
-    with (
-        fitting.fitted(spec, setting.model, tokens, setting.accelerator.device) as micro_batch_size,
-        tracking.tracked(setting.accelerator, tracking.flattened(spec.identity())),
-    ):
-        return trainer.train(
-            setting.model,
-            tokens,
-            setting.given.p_NC,
-            spec.recipe,
-            spec.seed,
-            setting.accelerator,
-            micro_batch_size,
-            around,
-        )
+    learned = (setting.learned, setting.given.p_NC)
+    return loop.trained(spec, store, setting.model, learned, setting.accelerator, report, stopping, evaluate)
 
 
 def _predicted(spec: TrainSpec, setting: _Setting, model: Any, split: Split, report: Report) -> np.ndarray:
@@ -203,7 +179,3 @@ def _amounts(spec: TrainSpec, setting: _Setting, evaluations: int) -> dict[str, 
     predicted += evaluations * float(sum(tokens[split].lengths.sum() for split in EVALUATED))
     examples = learned.examples * spec.recipe.epochs
     return {"examples": examples, "tokens": trained + predicted, "flops": step_flops(spec, trained, predicted)}
-
-
-def _lap(since: float) -> float:
-    return round(time.perf_counter() - since, 3)
